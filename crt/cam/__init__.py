@@ -1,0 +1,23 @@
+"""Tensors in, class activation maps out."""
+
+from crt.cam.attention import class_attention
+from crt.cam.extract import CAMExtractor, CAMModel
+from crt.cam.functional import largest_component, mask_from_cam, merge_scales, normalise, resize, snapped_size
+from crt.cam.result import CAMResult
+from crt.cam.tiling import cut, merge, offsets
+
+__all__ = [
+    "CAMExtractor",
+    "CAMModel",
+    "CAMResult",
+    "class_attention",
+    "cut",
+    "largest_component",
+    "mask_from_cam",
+    "merge",
+    "merge_scales",
+    "normalise",
+    "offsets",
+    "resize",
+    "snapped_size",
+]

@@ -1,0 +1,107 @@
+"""The arithmetic of class activation maps: pure functions on tensors (b k h w)."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["largest_component", "mask_from_cam", "merge_scales", "normalise", "resize", "snapped_size"]
+
+Align = Literal["exact", "reference"]
+
+
+def normalise(cam: Tensor) -> Tensor:
+    """Divides each map by (its maximum + 1e-5), as the paper's inference does.
+
+    Args:
+        cam: (..., H, W), not negative.
+
+    Returns:
+        The same shape, in [0, 1); a map that is zero everywhere stays zero.
+
+    >>> normalise(torch.tensor([[[0.0, 2.0], [1.0, 4.0]]])).round(decimals=2)
+    tensor([[[0.0000, 0.5000],
+             [0.2500, 1.0000]]])
+    """
+    return cam / (cam.amax(dim=(-2, -1), keepdim=True) + 1e-5)
+
+
+def resize(x: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:
+    """Bilinear resize of (C, H, W) to (C, *size), pixel centres at half integers (align_corners=False)."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x[None], size, mode="bilinear", align_corners=False, antialias=antialias)[0]
+
+
+def snapped_size(height: int, width: int, scale: float, patch: int) -> tuple[int, int]:
+    """The size nearest above (height, width) * scale that is a whole number of patches in both directions.
+
+    >>> snapped_size(375, 500, 0.5, 16)
+    (192, 256)
+    """
+    h, w = (max(1, math.ceil(round(side * scale, 6) / patch)) * patch for side in (height, width))
+    return h, w
+
+
+def merge_scales(maps: Sequence[Tensor], size: tuple[int, int], *, align: Align = "exact") -> Tensor:
+    """Sums maps of several scales at one size.
+
+    Args:
+        maps: (k, h_i, w_i) each, unnormalised.
+        size: (H, W) of the result.
+        align: "exact" interpolates straight to ``size``; "reference" to the multiple of 16 above it, cropped.
+
+    Returns:
+        (k, H, W), the sum.  ``normalise`` makes it a CAM.
+    """
+    if not maps:
+        raise ValueError("merge_scales needs the maps of at least one scale.")
+    if align == "exact":
+        return torch.stack([resize(m, size) for m in maps]).sum(dim=0)
+    above = (math.ceil(size[0] / 16) * 16, math.ceil(size[1] / 16) * 16)
+    return torch.stack([resize(m, above)[:, : size[0], : size[1]] for m in maps]).sum(dim=0)
+
+
+def mask_from_cam(cam: Tensor, labels: Sequence[int], threshold: float) -> Tensor:
+    """The seed: at each pixel the class of the highest map, or background where none exceeds the threshold.
+
+    Args:
+        cam: (k, H, W) maps in [0, 1] of the classes ``labels``.
+        labels: k class indices from 0.
+        threshold: score of the background, 0 to 1.
+
+    Returns:
+        (H, W) uint8, or int32 beyond 254 classes; 0 is background, class i is i + 1.
+    """
+    if cam.shape[0] != len(labels):
+        raise ValueError(f"{cam.shape[0]} maps for {len(labels)} labels.")
+    values = torch.tensor([0, *(i + 1 for i in labels)], device=cam.device)
+    background = cam.new_full((1, *cam.shape[-2:]), threshold)
+    mask = values[torch.cat([background, cam]).argmax(dim=0)]
+    return mask.to(torch.uint8 if values.max() < 255 else torch.int32)
+
+
+def largest_component(mask: Tensor) -> Tensor:
+    """The largest 8-connected component of a mask; the first in reading order of the last pixels breaks a tie.
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        (H, W) bool; all False if ``mask`` is.
+    """
+    own = torch.arange(1, mask.numel() + 1, device=mask.device).view(mask.shape)
+    labels = own * mask
+    while True:
+        # Take the largest label around, then the label of the pixel that label names: paths halve at every turn.
+        grown = F.max_pool2d(labels[None, None].double(), 3, stride=1, padding=1)[0, 0].long() * mask
+        grown = torch.where(mask, grown.flatten()[(grown - 1).clamp(min=0)], grown)
+        if torch.equal(grown, labels):
+            break
+        labels = grown
+    sizes = torch.bincount(labels.flatten())
+    sizes[0] = 0
+    return labels.eq(sizes.argmax()) & mask

@@ -1,0 +1,85 @@
+"""The CAMs of one photo, and what is usually done with them."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from crt import viz
+from crt._files import whole_file
+from crt.cam.functional import largest_component, mask_from_cam
+
+__all__ = ["CAMResult"]
+
+
+@dataclasses.dataclass(frozen=True)
+class CAMResult:
+    """Class activation maps of one photo.
+
+    Attributes:
+        maps: (k, H, W) float32, in [0, 1] unless extracted with ``normalize=False``: one map for each of ``labels``.
+        labels: k class indices from 0, rising.
+        class_names: the model's class names, or None.
+        seed_threshold: the model's background score, the default of ``mask`` and ``boxes``.
+        pixels: (3, h, w) uint8, the photo.
+    """
+
+    maps: Tensor
+    labels: list[int]
+    class_names: Sequence[str] | None
+    seed_threshold: float
+    pixels: Tensor
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the k classes (their indices, for a model without names)."""
+        return [str(i) if self.class_names is None else self.class_names[i] for i in self.labels]
+
+    def mask(self, threshold: float | None = None) -> Tensor:
+        """The seed: (H, W) integer mask, 0 = background, i + 1 = class i.
+
+        Args:
+            threshold: score of the background, 0 to 1; None takes the model's.
+        """
+        return mask_from_cam(self.maps, self.labels, self.seed_threshold if threshold is None else threshold)
+
+    def boxes(self, threshold: float | None = None) -> dict[str, tuple[int, int, int, int]]:
+        """The box around each class's largest component, by name.
+
+        Args:
+            threshold: share of the map's maximum that belongs to the object, 0 to 1; None takes the model's.
+
+        Returns:
+            XYXY in pixels of the map; x1 and y1 are the first column and row behind the box.  A class whose map is
+            zero has no box.
+        """
+        share, found = self.seed_threshold if threshold is None else threshold, {}
+        for name, cam in zip(self.names, self.maps, strict=True):
+            if cam.max() <= 0:
+                continue
+            ys, xs = largest_component(cam >= max(share, 1e-6) * cam.max()).nonzero().unbind(dim=1)
+            found[name] = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
+        return found
+
+    def overlay(self, alpha: float = 0.5) -> Image.Image:
+        """The photo under its maps, one colour a class (the colours of VOC's palette), at the photo's size."""
+        return viz.overlay(self.pixels, self.maps, [i + 1 for i in self.labels], alpha=alpha)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the maps as safetensors: ``maps`` (k, H, W) float32, ``labels`` (k,) int64; class names as metadata.
+
+        The file appears whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        tensors = {"maps": self.maps.cpu().contiguous(), "labels": torch.tensor(self.labels, dtype=torch.int64)}
+        metadata = {"names": json.dumps(self.names), "seed_threshold": str(self.seed_threshold)}
+        with whole_file(Path(path)) as temporary:
+            save_file(tensors, temporary, metadata=metadata)

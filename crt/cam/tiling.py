@@ -1,0 +1,97 @@
+"""Overlapping tiles: cut an image, merge what was computed on its tiles.
+
+Paper section 3.2, "overlapping cutting and merging".  Departure: the last tile of a row or column lies flush with the
+border instead of hanging over it, so that no padding is needed for images of at least one tile; where the length is a
+whole number of strides, as in the paper's training crops, the tiles are the paper's.
+
+``cut`` and ``merge`` are inverses for every size: ``merge(cut(x, t, s), x.shape[-2:], t, s) == x``.
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["cut", "merge", "offsets", "pad_to"]
+
+
+def offsets(length: int, tile: int, stride: int) -> list[int]:
+    """First positions of the tiles along one axis.
+
+    Args:
+        length: the axis, in pixels or cells; a shorter axis than ``tile`` has one tile (and is padded by ``cut``).
+        tile: length of a tile, in the same unit.
+        stride: distance between tiles, 1 to ``tile``; the last tile may lie closer to the one before.
+
+    Raises:
+        ValueError: a length below one, or a stride that leaves gaps.
+    """
+    if length < 1 or tile < 1:
+        raise ValueError(f"length and tile must be at least 1, got length {length} and tile {tile}.")
+    if not 1 <= stride <= tile:
+        raise ValueError(f"stride must be 1 to {tile} (the tile), so that tiles leave no gap; got {stride}.")
+    last = max(length - tile, 0)
+    return [*range(0, last, stride), last]
+
+
+def pad_to(x: Tensor, height: int, width: int) -> Tensor:
+    """Pads (..., H, W) with zeros at the bottom and on the right to at least (height, width)."""
+    bottom, right = max(height - x.shape[-2], 0), max(width - x.shape[-1], 0)
+    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+
+
+def cut(x: Tensor, tile: int, stride: int) -> Tensor:
+    """Cuts images into overlapping square tiles, row by row.
+
+    Args:
+        x: (B, C, H, W), any dtype; an axis shorter than ``tile`` is padded with zeros at its end.
+        tile: side of a tile, in pixels.
+        stride: distance between tiles, in pixels.
+
+    Returns:
+        (B * T, C, tile, tile); the T tiles of an image follow each other.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"expected images of shape (B, C, H, W), got {tuple(x.shape)}.")
+    rows, columns = offsets(x.shape[-2], tile, stride), offsets(x.shape[-1], tile, stride)
+    x = pad_to(x, tile, tile)
+    tiles = [x[..., top : top + tile, left : left + tile] for top in rows for left in columns]
+    return torch.stack(tiles, dim=1).flatten(0, 1)
+
+
+def merge(tiles: Tensor, size: tuple[int, int], tile: int, stride: int) -> Tensor:
+    """Puts tiles back at their places and averages where they overlap.
+
+    Args:
+        tiles: (B * T, C, tile, tile), floating point, in the order of ``cut``.
+        size: (H, W) of the whole, in the unit of the tiles (patches, if these are maps of patches).
+        tile: side of a tile.
+        stride: distance between tiles.
+
+    Returns:
+        (B, C, H, W).
+
+    Raises:
+        ValueError: the tiles are of another size, or not a multiple of the number that ``size`` needs.
+    """
+    rows, columns = offsets(size[0], tile, stride), offsets(size[1], tile, stride)
+    count = len(rows) * len(columns)
+    if tiles.ndim != 4 or tiles.shape[-2:] != (tile, tile) or tiles.shape[0] % count:
+        raise ValueError(
+            f"expected (B * {count}, C, {tile}, {tile}), the {len(rows)} x {len(columns)} tiles of a {size[0]} x "
+            f"{size[1]} map, got {tuple(tiles.shape)}."
+        )
+    # One axis after the other: with two-fold overlap every sum is then of two equal halves, and the inverse is exact.
+    strips = rearrange(tiles, "(b r c) k h w -> b r k h (c w)", r=len(rows), c=len(columns))
+    strips = _merge_last(strips, columns, size[1], tile)
+    whole = rearrange(strips, "b r k h w -> b k w (r h)")
+    return rearrange(_merge_last(whole, rows, size[0], tile), "b k w h -> b k h w")
+
+
+def _merge_last(x: Tensor, starts: list[int], length: int, tile: int) -> Tensor:
+    """Averages tiles that lie one after another on the last axis (..., n * tile) into (..., length)."""
+    places = torch.tensor([start + i for start in starts for i in range(tile)], device=x.device)
+    padded = max(length, tile)
+    total = x.new_zeros(*x.shape[:-1], padded).index_add(-1, places, x)
+    cover = x.new_zeros(padded).index_add(0, places, x.new_ones(len(places)))
+    return (total / cover)[..., :length]

@@ -1,0 +1,48 @@
+"""Masks as PNGs with VOC's palette: the values are the classes, the colours are for the eye."""
+
+import os
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["load_mask", "palette", "save_mask"]
+
+
+def palette() -> np.ndarray:
+    """VOC's colours: (256, 3) uint8.  The bits of an index are dealt to red, green and blue, high bits first."""
+    index = np.arange(256)
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    return colours
+
+
+def save_mask(mask: Any, path: str | os.PathLike[str]) -> None:
+    """Writes a (H, W) mask of integers 0 to 255 as a palette PNG.
+
+    Raises:
+        ValueError: another shape, or values that do not fit one byte.
+        OSError: it cannot be written.
+    """
+    values = np.asarray(mask)
+    if values.ndim != 2 or values.dtype.kind not in "iu":
+        raise ValueError(f"a mask is a (H, W) array of integers, got {values.dtype} {values.shape}.")
+    if values.size and (values.min() < 0 or values.max() > 255):
+        raise ValueError(f"a palette PNG holds values 0 to 255, got {values.min()} to {values.max()}.")
+    image = Image.fromarray(values.astype(np.uint8)).convert("P")
+    image.putpalette(palette().tobytes())
+    image.save(path, format="PNG")
+
+
+def load_mask(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads a palette or grey PNG as (H, W) uint8, the values as stored.
+
+    Raises:
+        ValueError: the file is a colour picture, whose values are not classes.
+    """
+    with Image.open(path) as image:
+        if image.mode not in ("P", "L"):
+            raise ValueError(f"{os.fspath(path)}: a mask is a palette or 8-bit grey image, this one is {image.mode}.")
+        return np.array(image)

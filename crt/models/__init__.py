@@ -1,0 +1,23 @@
+"""The networks, and how they are named, found, loaded and shared."""
+
+from crt.models import variants as _variants  # registers the models
+from crt.models._config import PretrainedCfg
+from crt.models._factory import create_model
+from crt.models._registry import get_pretrained_cfg, is_model, list_models, register_model
+from crt.models.cnn import CNNBranch
+from crt.models.dual import DualBranch, DualLoss
+from crt.models.vit import CRT
+
+__all__ = [
+    "CRT",
+    "CNNBranch",
+    "DualBranch",
+    "DualLoss",
+    "PretrainedCfg",
+    "create_model",
+    "get_pretrained_cfg",
+    "is_model",
+    "list_models",
+    "register_model",
+]
+del _variants

@@ -1,0 +1,135 @@
+"""``create_model``: a name to a model."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import Tensor
+
+from crt.models._hub import Source, TransportError, from_hub, from_path, read_weights
+from crt.models._registry import default_tag, get_pretrained_cfg, list_models, model_entrypoint, split_name
+from crt.models.vit import CRT
+
+__all__ = ["create_model"]
+
+logger = logging.getLogger(__name__)
+BUNDLED = Path(__file__).parents[1] / "weights"
+
+
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    *,
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    num_passes: int | None = None,
+    tile: int | None = None,
+    stride: int | None = None,
+    backbone: str | None = None,
+    checkpoint_path: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    pretrained_backbone: bool = False,
+    backbone_checkpoint: str | os.PathLike[str] | None = None,
+) -> CRT:
+    """Builds a model by name, as timm does.
+
+    Args:
+        name: "architecture" or "architecture.tag" (``crt.list_models``), "hf-hub:org/name@revision" or "local-dir:PATH".
+        pretrained: load trained weights: those of ``checkpoint_path``, else the ones bundled with the package, else
+            those on the Hub.
+        num_classes: number of classes; with trained weights for another number the head is new, with a warning.
+        class_names: their names.
+        num_passes, tile, stride: see ``CRT``; None takes the value of the weights or the architecture.
+        backbone: another timm ViT than the architecture's.
+        checkpoint_path: a safetensors file or a folder of ``save_pretrained``; loaded whether or not ``pretrained``.
+        cache_dir: cache of the Hub.
+        pretrained_backbone: start from timm's ImageNet weights of the backbone.
+        backbone_checkpoint: start from these ImageNet weights, a safetensors file in timm's layout.
+
+    Returns:
+        The model in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: an unknown name, weights that do not fit, arguments that exclude each other.
+        FileNotFoundError, OSError: weights that cannot be found or fetched.
+    """
+    if sum([pretrained or checkpoint_path is not None, pretrained_backbone, backbone_checkpoint is not None]) > 1:
+        raise ValueError("give only one of pretrained (or checkpoint_path), pretrained_backbone and backbone_checkpoint.")
+    asked: dict[str, Any] = {
+        "num_classes": num_classes if num_classes is not None or class_names is None else len(class_names),
+        "class_names": class_names,
+        "num_passes": num_passes,
+        "tile": tile,
+        "stride": stride,
+        "backbone": backbone,
+    }
+    asked = {key: value for key, value in asked.items() if value is not None}
+    build = CRT if _is_address(name) else model_entrypoint(split_name(name)[0])
+    source = _locate(name, pretrained, checkpoint_path, cache_dir)
+    if source is not None and (pretrained or checkpoint_path is not None):
+        return CRT.from_source(source, build=build, **asked)
+    if source is not None and _is_address(name):
+        logger.warning("%s: built with random weights; pass pretrained=True to load the trained ones.", name)
+    model = build(**{**(source.config if source else {}), **asked})
+    if pretrained_backbone:
+        model.load_backbone(_timm_weights(model), f"timm's {model.backbone_name}")
+    elif backbone_checkpoint is not None:
+        path = from_path(backbone_checkpoint).weights
+        model.load_backbone(read_weights(path, str(path)), str(path))
+    return model.eval()
+
+
+def _is_address(name: str) -> bool:
+    """Whether a name says where to look, rather than what for."""
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return True
+    if "/" in name or "\\" in name:
+        raise ValueError(f"{name!r} is no model name. Did you mean 'hf-hub:{name}' (on the Hub) or 'local-dir:{name}' (on this disk)?")
+    return False
+
+
+def _locate(
+    name: str,
+    pretrained: bool,
+    checkpoint_path: str | os.PathLike[str] | None,
+    cache_dir: str | os.PathLike[str] | None,
+) -> Source | None:
+    """Where the weights or at least the configuration of a name are: given path, address, bundled, Hub; None if nowhere.
+
+    Raises:
+        ValueError: trained weights are asked for, and the name has none.
+    """
+    if checkpoint_path is not None:
+        return from_path(checkpoint_path)
+    if name.startswith("hf-hub:"):
+        return from_hub(name.removeprefix("hf-hub:"), cache_dir=cache_dir)
+    if name.startswith("local-dir:"):
+        return from_path(name.removeprefix("local-dir:"))
+    architecture, tag = split_name(name)
+    if not (pretrained or tag):
+        return None
+    cfg, tag = get_pretrained_cfg(name), tag or default_tag(architecture)
+    bundled = BUNDLED / f"{architecture}.{tag}"
+    if bundled.is_dir():
+        return from_path(bundled)
+    if cfg is not None and cfg.hub_id is not None:
+        return from_hub(cfg.hub_id, cache_dir=cache_dir)
+    raise ValueError(
+        f"there are no trained weights of {name}. With trained weights: {', '.join(list_models(pretrained=True))}. "
+        f"Start from ImageNet weights with pretrained_backbone=True, or load your own with checkpoint_path=."
+    )
+
+
+def _timm_weights(model: CRT) -> dict[str, Tensor]:
+    """timm's ImageNet weights for the model's backbone, from its cache or the Hub."""
+    try:
+        pretrained = timm.create_model(model.backbone_name, pretrained=True, num_classes=0, **model.backbone_args)
+    except (TransportError, OSError, RuntimeError) as error:
+        raise OSError(
+            f"timm could not load the ImageNet weights of {model.backbone_name} ({error}). Without a network, give them as "
+            f"backbone_checkpoint=FILE.safetensors."
+        ) from error
+    return pretrained.state_dict()

@@ -1,0 +1,327 @@
+"""CRT: the vision transformer branch, which makes the class activation maps (paper sections 3.1, 3.2 and 3.4).
+
+Read ``CRT.cam`` for how a photo becomes a map, ``CRT.tile_maps`` for what is computed on a tile.
+
+Departures from the paper: the backbone is any plain timm ViT with a class token; ``num_passes=0`` names the
+transformer without the outer sum; padding and mirroring are aligned exactly by default (``crt.cam.extract``).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import timm
+import torch
+from einops import rearrange
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from crt.cam.attention import class_attention
+from crt.cam.extract import CAMExtractor, patch_cams
+from crt.cam.functional import Align
+from crt.cam.tiling import cut, merge, pad_to
+from crt.models._hub import HubMixin, load_weights
+from crt.models._inputs import as_multi_hot, as_photos
+from crt.models._reference import backbone_state, shape_arguments
+
+__all__ = ["CRT"]
+
+
+class CRT(nn.Module, HubMixin):
+    """A plain ViT run ``num_passes`` times on overlapping tiles, with a convolution that reads class maps off its patches.
+
+    Args:
+        backbone: name of a timm ViT with a class token (the paper: "deit_small_patch16_224").
+        num_classes: number of classes K, at least 1.
+        class_names: K names, or None.
+        num_passes: how often x <- x + blocks(x) is applied, with the same weights (the paper: 3); 0 is the plain
+            transformer, x <- blocks(x) once.
+        tile: side of a tile in pixels, a multiple of the patch.
+        stride: distance between tiles in pixels, a multiple of the patch, at most ``tile``.
+        mean, std: normalisation of the three channels, for values in [0, 1]; None takes that of the backbone's weights.
+        seed_threshold: background score at which seeds are cut by default, 0 to 1 (the paper: 0.15).
+        backbone_args: arguments for timm that change the architecture (embed_dim, depth, num_heads ...).
+
+    All arguments are plain values, so that config.json can rebuild the model.
+
+    Raises:
+        ValueError: an argument out of its range, or a backbone that is no plain ViT.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "deit_small_patch16_224",
+        *,
+        num_classes: int = 20,
+        class_names: Sequence[str] | None = None,
+        num_passes: int = 3,
+        tile: int = 224,
+        stride: int = 112,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        seed_threshold: float = 0.15,
+        backbone_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if num_passes < 0:
+            raise ValueError(f"num_passes must be 0 (plain transformer) or more, got {num_passes}.")
+        if not 0 <= seed_threshold <= 1:
+            raise ValueError(f"seed_threshold must be 0 to 1, got {seed_threshold}.")
+        self.backbone_name, self.backbone_args = backbone, dict(backbone_args or {})
+        self.backbone = timm.create_model(backbone, num_classes=0, img_size=tile, **self.backbone_args)
+        if not hasattr(self.backbone, "_pos_embed") or getattr(self.backbone, "cls_token", None) is None:
+            raise ValueError(f"{backbone!r} is no plain ViT with a class token, such as 'deit_small_patch16_224'.")
+        self.patch: int = self.backbone.patch_embed.patch_size[0]
+        self.prefix: int = self.backbone.num_prefix_tokens
+        if tile % self.patch or stride % self.patch or not 0 < stride <= tile:
+            raise ValueError(
+                f"tile and stride must be multiples of the patch, {self.patch}, and the stride at most the tile; "
+                f"got tile {tile} and stride {stride}."
+            )
+        self.num_passes, self.tile, self.stride, self.seed_threshold = num_passes, tile, stride, seed_threshold
+        weights_cfg = self.backbone.default_cfg
+        self.register_buffer("mean", _channels(mean or weights_cfg["mean"], "mean"), persistent=False)
+        self.register_buffer("std", _channels(std or weights_cfg["std"], "std"), persistent=False)
+        self.reset_classifier(num_classes, class_names)
+
+    def reset_classifier(self, num_classes: int, class_names: Sequence[str] | None = None) -> None:
+        """Replaces the head by a new, untrained one."""
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+        if class_names is not None and (len(class_names) != num_classes or len(set(class_names)) != num_classes):
+            raise ValueError(f"class_names must be {num_classes} different names, got {list(class_names)}.")
+        self.num_classes = num_classes
+        self.class_names = None if class_names is None else list(class_names)
+        like = self.backbone.pos_embed
+        self.head = nn.Conv2d(
+            self.backbone.embed_dim, num_classes, kernel_size=3, padding=1, device=like.device, dtype=like.dtype
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments as they are now: the contents of config.json."""
+        return {
+            "backbone": self.backbone_name,
+            "num_classes": self.num_classes,
+            "class_names": self.class_names,
+            "num_passes": self.num_passes,
+            "tile": self.tile,
+            "stride": self.stride,
+            "mean": [round(v, 6) for v in self.mean.flatten().tolist()],
+            "std": [round(v, 6) for v in self.std.flatten().tolist()],
+            "seed_threshold": self.seed_threshold,
+            "backbone_args": self.backbone_args,
+        }
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """What timm's tools ask of a model, for example ``timm.data.resolve_model_data_config(model)``."""
+        return {
+            "architecture": self.backbone_name,
+            "num_classes": self.num_classes,
+            "input_size": (3, self.tile, self.tile),
+            "mean": tuple(self.config["mean"]),
+            "std": tuple(self.config["std"]),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "first_conv": "backbone.patch_embed.proj",
+            "classifier": "head",
+        }
+
+    # The network
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Tiles (T, 3, tile, tile), normalised -> tokens (T, prefix + N, D), the class token first (equation 2)."""
+        vit = self.backbone
+        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))
+        if self.num_passes == 0:
+            x = vit.blocks(x)
+        for _ in range(self.num_passes):
+            x = x + vit.blocks(x)
+        return vit.norm(x)
+
+    def _class_maps(self, tiles: Tensor) -> Tensor:
+        """Tiles (T, 3, tile, tile) -> raw class maps (T, K, g, g), g = tile / patch."""
+        patches = self.forward_features(tiles)[:, self.prefix :]
+        return self.head(rearrange(patches, "t (h w) d -> t d h w", h=self.tile // self.patch))
+
+    def forward_maps(self, x: Tensor) -> Tensor:
+        """Raw class maps of whole images, the same in training and evaluation.
+
+        Args:
+            x: (B, 3, H, W) normalised floats of any size; padded with zeros to whole patches and at least a tile.
+
+        Returns:
+            (B, K, ceil(H / patch), ceil(W / patch)), any sign.
+        """
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f"expected normalised images of shape (B, 3, H, W), got {tuple(x.shape)}.")
+        grid = (-(-x.shape[-2] // self.patch), -(-x.shape[-1] // self.patch))
+        x = pad_to(x.to(self.head.weight.dtype), grid[0] * self.patch, grid[1] * self.patch)
+        maps = self._class_maps(cut(x, self.tile, self.stride))
+        return merge(maps, grid, self.tile // self.patch, self.stride // self.patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised floats -> (B, K) logits, the mean of the class maps; the same in both modes."""
+        return self.forward_maps(x).mean(dim=(-2, -1))
+
+    # From photos to class activation maps
+
+    def cam(
+        self,
+        img: Any,
+        labels: Any = None,
+        *,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = True,
+        size: tuple[int, int] | None = None,
+        normalize: bool = True,
+        batch_size: int = 16,
+        max_side: int | None = 640,
+    ) -> Tensor:
+        """Class activation maps at the size of the photo.
+
+        Args:
+            img: a PIL image; a (H, W, 3) uint8 array; a (3, H, W) or (B, 3, H, W) tensor, uint8 (raw pixels) or
+                floating point (already normalised); or a list of these, which may differ in size.
+            labels: (B, K) multi-hot; or for each image a class name, an index, or a list of them; None takes the
+                classes that the model predicts (probability over 0.5, or the likeliest).
+            scales: factors at which the photo is seen; their maps are summed.
+            flip: add the map of the mirrored photo.
+            size: (H, W) of the maps; None takes the photo's.
+            normalize: divide each map by (its maximum + 1e-5); otherwise raw sums.
+            batch_size: tiles computed at once: the cap on memory.
+            max_side: a photo with a longer side (pixels) is seen as if reduced to it; None sees it as it is.
+
+        Returns:
+            (B, K, H, W) float32 in [0, 1]; classes that are not in ``labels`` are exactly 0.  Photos of different sizes
+            lie in the top left corner of the common H and W, zeros around them.  On the device of ``img`` (of the model, if
+            that is no tensor).
+
+        Raises:
+            TypeError, ValueError: images or labels that cannot be understood; the message says what to do.
+            OSError: a picture that cannot be decoded.
+        """
+        extractor = CAMExtractor(
+            self, scales=scales, flip=flip, batch_size=batch_size, max_side=max_side, normalize=normalize
+        )
+        results = extractor(img, labels, size=size)
+        height, width = (max(result.maps.shape[axis] for result in results) for axis in (-2, -1))
+        cams = results[0].maps.new_zeros(len(results), self.num_classes, height, width)
+        for cam, result in zip(cams, results, strict=True):
+            cam[result.labels, : result.maps.shape[-2], : result.maps.shape[-1]] = result.maps.to(cam.device)
+        return cams
+
+    def raw_cam(self, x: Tensor, *, mirror: bool = True, align: Align = "exact") -> Tensor:
+        """The unnormalised CAM at one scale, on the patch grid.
+
+        Args:
+            x: (B, 3, H, W) normalised floats.
+            mirror: add the CAM of the mirrored image, mirrored back.
+            align: "exact" resizes the image to whole patches; "reference" pads it and its mirror image on the right
+                as the public reference does, which shifts their maps against each other by up to a patch.
+
+        Returns:
+            (B, K, ceil(H / patch), ceil(W / patch)) float32, not negative.
+        """
+        if align not in ("exact", "reference"):
+            raise ValueError(f"align must be 'exact' or 'reference', got {align!r}.")
+        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+            raise ValueError(f"expected normalised floats of shape (B, 3, H, W), got {x.dtype} {tuple(x.shape)}.")
+        cams = [patch_cams(self, image, mirror=mirror, align=align) for image in x.detach().float()]
+        return torch.stack(cams).to(x.device)
+
+    def tile_maps(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+        """What a CAM is made of: class maps, and the class token's attention summed over all passes and blocks.
+
+        Args:
+            tiles: (T, 3, tile, tile) normalised floats.
+
+        Returns:
+            (T, K, g, g) and (T, 1, g, g) with g = tile / patch.  No gradients; the model's mode and hooks stay as found.
+        """
+        layers = [block.attn for block in self.backbone.blocks]
+        with torch.no_grad(), _evaluating(self), class_attention(layers, self.prefix) as rows:
+            maps = self._class_maps(tiles.to(self.head.weight))
+        attention = torch.stack(rows).sum(dim=0)
+        return maps, rearrange(attention, "t (h w) -> t 1 h w", h=self.tile // self.patch)
+
+    def prepare(self, images: Any) -> list[Tensor]:
+        """One image or several, in any form that ``cam`` takes -> normalised float (3, H, W) each."""
+        photos = as_photos(images, self.mean.device)
+        return [self._normalised(photo) if photo.dtype == torch.uint8 else photo for photo in photos]
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return (pixels.float() / 255 - self.mean.to(pixels.device)) / self.std.to(pixels.device)
+
+    def to_pixels(self, photo: Tensor) -> Tensor:
+        """Undoes the normalisation: (3, H, W) floats -> uint8."""
+        values = (photo * self.std.to(photo.device) + self.mean.to(photo.device)) * 255
+        return values.round().clamp(0, 255).to(torch.uint8)
+
+    def multi_hot(self, labels: Any, count: int) -> Tensor | None:
+        """Labels of ``count`` images in any form that ``cam`` takes -> (count, K) bool; None stays None."""
+        return as_multi_hot(labels, count, self.num_classes, self.class_names)
+
+    def load_backbone(self, state: dict[str, Tensor], name: str) -> None:
+        """Loads a timm state dict into the backbone; a classifier in it is left out.
+
+        Raises:
+            ValueError: tensors are missing, left over or of another shape; ``name`` is what the message calls them.
+        """
+        kept = {f"backbone.{key}": value for key, value in state.items() if not key.startswith("head")}
+        own = {f"head.{key}": value for key, value in self.head.state_dict().items()}
+        load_weights(self, {**self.fit_state(kept), **own}, name)
+
+    def fit_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Resamples the position embedding of a checkpoint that was made for another tile."""
+        key, length = "backbone.pos_embed", self.backbone.pos_embed.shape[1]
+        if key not in state or state[key].shape[1] == length:
+            return state
+        side = self.tile // self.patch
+        prefix = length - side * side
+        resampled = resample_abs_pos_embed(state[key].float(), [side, side], num_prefix_tokens=prefix)
+        return {**state, key: resampled}
+
+    @classmethod
+    def from_reference(
+        cls, state_dict: Mapping[str, Tensor], *, num_heads: int | None = None, num_passes: int = 3
+    ) -> "CRT":
+        """A model with the weights of the public reference's ViT branch, its architecture read off the shapes.
+
+        Args:
+            state_dict: patch_embed.proj, cls_token, pos_embed, blocks.N.*, norm, head, in the reference's names.
+            num_heads: attention heads; None takes D / 64.
+            num_passes: 3 for CRT; the weights do not tell.
+
+        Raises:
+            ValueError: missing or unknown tensors.
+        """
+        backbone, head = backbone_state(state_dict)
+        arguments, tiling = shape_arguments(backbone, num_heads)
+        model = cls(num_classes=head["weight"].shape[0], num_passes=num_passes, **tiling, backbone_args=arguments)
+        try:
+            model.backbone.load_state_dict(backbone)
+            model.head.load_state_dict(head)
+        except RuntimeError as error:
+            raise ValueError(f"this is no state dict of the reference's ViT branch: {error}") from error
+        return model
+
+
+def _channels(values: Sequence[float], name: str) -> Tensor:
+    if len(values) != 3:
+        raise ValueError(f"{name} needs three values, one a channel; got {list(values)}.")
+    return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every module's own mode again afterwards."""
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
