@@ -44,7 +44,10 @@ def contact_sheet(rows: Sequence[Sequence[Image.Image]], *, height: int = 160, g
     if not rows or not any(rows):
         raise ValueError("a contact sheet needs at least one picture.")
     scaled = [
-        [picture.convert("RGB").resize((max(1, round(picture.width * height / picture.height)), height)) for picture in row]
+        [
+            picture.convert("RGB").resize((max(1, round(picture.width * height / picture.height)), height))
+            for picture in row
+        ]
         for row in rows
     ]
     width = max(sum(picture.width + gap for picture in row) - gap for row in scaled)

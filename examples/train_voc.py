@@ -1,6 +1,7 @@
 """Trains CRT's two branches on a VOC-style folder from image-level labels: the recipe of the bundled weights.
 
-    python examples/train_voc.py --root VOC2012 --out run --vit-weights vit_tiny.safetensors --cnn-weights lite0.safetensors
+    python examples/train_voc.py --root VOC2012 --out run --vit-weights vit_tiny.safetensors \
+        --cnn-weights lite0.safetensors
 
 The root holds JPEGImages/, labels.csv (id,labels,difficult) and ImageSets/Segmentation/<list>.txt.  A run that was
 stopped goes on from its last checkpoint when it is started again with the same --out.  Two epochs take about half an
@@ -21,14 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from crt.data import VOC_CLASSES
 from crt.models.cnn import CNNBranch
 from crt.models.dual import DualBranch
 from crt.models.vit import CRT
 
-VOC_CLASSES = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
-    "sheep sofa train tvmonitor"
-).split()
 log = logging.getLogger("train_voc")
 
 

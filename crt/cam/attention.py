@@ -5,7 +5,7 @@ each block's ``qkv`` layer, so the block itself keeps its fused attention and me
 This is the only file with hooks; they live for the length of a ``with`` block.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -35,7 +35,7 @@ def class_attention(attentions: list[nn.Module], prefix: int = 1) -> Iterator[li
             raise TypeError(f"{type(attention).__name__} has no `qkv` layer; class attention needs timm's Attention.")
     rows: list[Tensor] = []
 
-    def hook(attention: nn.Module):
+    def hook(attention: nn.Module) -> Callable[..., None]:
         return lambda _layer, _inputs, qkv: rows.append(_class_row(attention, qkv)[:, prefix:])
 
     handles = [attention.qkv.register_forward_hook(hook(attention)) for attention in attentions]  # type: ignore[union-attr]

@@ -118,7 +118,9 @@ class CAMExtractor:
 
         return self._results(prepared(), size)
 
-    def _results(self, pairs: Iterable[tuple[Tensor, Tensor | None]], size: tuple[int, int] | None) -> Iterator[CAMResult]:
+    def _results(
+        self, pairs: Iterable[tuple[Tensor, Tensor | None]], size: tuple[int, int] | None
+    ) -> Iterator[CAMResult]:
         model, grids_a_photo = self.model, len(self.scales) * (2 if self.flip else 1)
         pending: deque[tuple[Tensor, Tensor | None]] = deque()
 

@@ -9,8 +9,8 @@ from typing import Any
 import timm
 from torch import Tensor
 
-from crt.models._hub import Source, TransportError, from_hub, from_path, read_weights
 from crt.models._registry import default_tag, get_pretrained_cfg, list_models, model_entrypoint, split_name
+from crt.models._source import Source, TransportError, from_hub, from_path, read_weights
 from crt.models.vit import CRT
 
 __all__ = ["create_model"]
@@ -37,7 +37,7 @@ def create_model(
     """Builds a model by name, as timm does.
 
     Args:
-        name: "architecture" or "architecture.tag" (``crt.list_models``), "hf-hub:org/name@revision" or "local-dir:PATH".
+        name: "architecture" or "architecture.tag" (``crt.list_models``), "hf-hub:org/name@revision", "local-dir:PATH".
         pretrained: load trained weights: those of ``checkpoint_path``, else the ones bundled with the package, else
             those on the Hub.
         num_classes: number of classes; with trained weights for another number the head is new, with a warning.
@@ -57,7 +57,9 @@ def create_model(
         FileNotFoundError, OSError: weights that cannot be found or fetched.
     """
     if sum([pretrained or checkpoint_path is not None, pretrained_backbone, backbone_checkpoint is not None]) > 1:
-        raise ValueError("give only one of pretrained (or checkpoint_path), pretrained_backbone and backbone_checkpoint.")
+        raise ValueError(
+            "give only one of pretrained (or checkpoint_path), pretrained_backbone and backbone_checkpoint."
+        )
     asked: dict[str, Any] = {
         "num_classes": num_classes if num_classes is not None or class_names is None else len(class_names),
         "class_names": class_names,
@@ -87,7 +89,10 @@ def _is_address(name: str) -> bool:
     if name.startswith(("hf-hub:", "local-dir:")):
         return True
     if "/" in name or "\\" in name:
-        raise ValueError(f"{name!r} is no model name. Did you mean 'hf-hub:{name}' (on the Hub) or 'local-dir:{name}' (on this disk)?")
+        raise ValueError(
+            f"{name!r} is no model name. Write 'hf-hub:{name}' if it is on the Hub, "
+            f"'local-dir:{name}' if it is a folder on this disk."
+        )
     return False
 
 
@@ -97,7 +102,7 @@ def _locate(
     checkpoint_path: str | os.PathLike[str] | None,
     cache_dir: str | os.PathLike[str] | None,
 ) -> Source | None:
-    """Where the weights or at least the configuration of a name are: given path, address, bundled, Hub; None if nowhere.
+    """Where the weights (or at least the configuration) are: given path, address, bundled, Hub; None if nowhere.
 
     Raises:
         ValueError: trained weights are asked for, and the name has none.
@@ -129,7 +134,7 @@ def _timm_weights(model: CRT) -> dict[str, Tensor]:
         pretrained = timm.create_model(model.backbone_name, pretrained=True, num_classes=0, **model.backbone_args)
     except (TransportError, OSError, RuntimeError) as error:
         raise OSError(
-            f"timm could not load the ImageNet weights of {model.backbone_name} ({error}). Without a network, give them as "
+            f"timm could not load the ImageNet weights of {model.backbone_name} ({error}). Without a network, give "
             f"backbone_checkpoint=FILE.safetensors."
         ) from error
     return pretrained.state_dict()

@@ -21,7 +21,7 @@ def backbone_state(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
     return {name: value for name, value in state.items() if not name.startswith("head.")}, head
 
 
-def shape_arguments(backbone: Mapping[str, Tensor], num_heads: int | None) -> tuple[dict[str, Any], dict[str, int]]:
+def shape_arguments(backbone: Mapping[str, Tensor], num_heads: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the shapes tell: timm's arguments for the transformer, and ``CRT``'s tile and stride (half a tile)."""
     dim, patch = backbone["patch_embed.proj.weight"].shape[0], backbone["patch_embed.proj.weight"].shape[-1]
     depth = 1 + max(int(name.split(".")[1]) for name in backbone if name.startswith("blocks."))

@@ -3,21 +3,19 @@
 import difflib
 import fnmatch
 from collections.abc import Callable, Mapping
-from typing import TypeVar
-
-from torch import nn
+from typing import Any, TypeVar
 
 from crt.models._config import PretrainedCfg
 
 __all__ = ["get_pretrained_cfg", "is_model", "list_models", "model_entrypoint", "register_model", "split_name"]
 
-Entrypoint = TypeVar("Entrypoint", bound=Callable[..., nn.Module])
-_entrypoints: dict[str, Callable[..., nn.Module]] = {}
+Entrypoint = TypeVar("Entrypoint", bound=Callable[..., Any])
+_entrypoints: dict[str, Callable[..., Any]] = {}
 _tags: dict[str, dict[str, PretrainedCfg]] = {}
 
 
 def register_model(*, tags: Mapping[str, PretrainedCfg] | None = None) -> Callable[[Entrypoint], Entrypoint]:
-    """Registers a function as the model of its own name; the first of ``tags`` is the default for pretrained weights."""
+    """Registers a function as the model of its own name; the first of ``tags`` is the default one."""
 
     def register(entrypoint: Entrypoint) -> Entrypoint:
         _entrypoints[entrypoint.__name__] = entrypoint
@@ -60,7 +58,7 @@ def is_model(name: str) -> bool:
     return architecture in _entrypoints and (not tag or tag in _tags[architecture])
 
 
-def model_entrypoint(architecture: str) -> Callable[..., nn.Module]:
+def model_entrypoint(architecture: str) -> Callable[..., Any]:
     return _entrypoints[architecture]
 
 

@@ -5,6 +5,7 @@ training mode by a ``train`` that keeps to the contract of ``nn.Module``.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import timm
 import torch
@@ -28,6 +29,8 @@ class CNNBranch(nn.Module):
         ValueError: ``frozen_stride`` is no stride of the backbone.
     """
 
+    backbone: Any
+
     def __init__(
         self,
         backbone: str = "resnet50",
@@ -42,7 +45,8 @@ class CNNBranch(nn.Module):
         self.backbone = timm.create_model(
             backbone, features_only=True, output_stride=output_stride, pretrained=pretrained_backbone
         )
-        self.head = nn.Conv2d(self.backbone.feature_info.channels()[-1], num_classes, kernel_size=1, bias=False)
+        channels = self.backbone.feature_info.channels()[-1]
+        self.head = nn.Conv2d(channels, num_classes, kernel_size=1, bias=False)
         if frozen_stride:
             for parameter in self._leading_to(frozen_stride):
                 parameter.requires_grad_(False)

@@ -54,7 +54,9 @@ class DualBranch(nn.Module):
             zero = torch.zeros_like(vit_loss)
             return DualLoss(vit_loss, vit_loss, zero, zero)
         cnn_loss = F.multilabel_soft_margin_loss(cnn_maps.float().mean(dim=(-2, -1)), targets)
-        distance = coupling_distance(vit_maps, cnn_maps, (x.shape[-2], x.shape[-1])) if coupling else vit_loss.new_zeros(())
+        distance = (
+            coupling_distance(vit_maps, cnn_maps, (x.shape[-2], x.shape[-1])) if coupling else vit_loss.new_zeros(())
+        )
         return DualLoss(vit_loss + cnn_loss + coupling * distance, vit_loss, cnn_loss, distance)
 
 

@@ -20,15 +20,16 @@ from crt.cam.attention import class_attention
 from crt.cam.extract import CAMExtractor, patch_cams
 from crt.cam.functional import Align
 from crt.cam.tiling import cut, merge, pad_to
-from crt.models._hub import HubMixin, load_weights
+from crt.models._hub import HubMixin
 from crt.models._inputs import as_multi_hot, as_photos
 from crt.models._reference import backbone_state, shape_arguments
+from crt.models._source import load_weights
 
 __all__ = ["CRT"]
 
 
 class CRT(nn.Module, HubMixin):
-    """A plain ViT run ``num_passes`` times on overlapping tiles, with a convolution that reads class maps off its patches.
+    """A plain ViT, run ``num_passes`` times on overlapping tiles; a convolution reads class maps off its patches.
 
     Args:
         backbone: name of a timm ViT with a class token (the paper: "deit_small_patch16_224").
@@ -47,6 +48,10 @@ class CRT(nn.Module, HubMixin):
     Raises:
         ValueError: an argument out of its range, or a backbone that is no plain ViT.
     """
+
+    backbone: Any
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -91,7 +96,7 @@ class CRT(nn.Module, HubMixin):
         if class_names is not None and (len(class_names) != num_classes or len(set(class_names)) != num_classes):
             raise ValueError(f"class_names must be {num_classes} different names, got {list(class_names)}.")
         self.num_classes = num_classes
-        self.class_names = None if class_names is None else list(class_names)
+        self.class_names: Sequence[str] | None = None if class_names is None else list(class_names)
         like = self.backbone.pos_embed
         self.head = nn.Conv2d(
             self.backbone.embed_dim, num_classes, kernel_size=3, padding=1, device=like.device, dtype=like.dtype
@@ -195,8 +200,8 @@ class CRT(nn.Module, HubMixin):
 
         Returns:
             (B, K, H, W) float32 in [0, 1]; classes that are not in ``labels`` are exactly 0.  Photos of different sizes
-            lie in the top left corner of the common H and W, zeros around them.  On the device of ``img`` (of the model, if
-            that is no tensor).
+            lie in the top left corner of the common H and W, zeros around them.  On the device of ``img`` (of the
+            model, if that is no tensor).
 
         Raises:
             TypeError, ValueError: images or labels that cannot be understood; the message says what to do.
@@ -238,7 +243,7 @@ class CRT(nn.Module, HubMixin):
             tiles: (T, 3, tile, tile) normalised floats.
 
         Returns:
-            (T, K, g, g) and (T, 1, g, g) with g = tile / patch.  No gradients; the model's mode and hooks stay as found.
+            (T, K, g, g) and (T, 1, g, g), g = tile / patch.  No gradients; the model's mode and hooks stay as found.
         """
         layers = [block.attn for block in self.backbone.blocks]
         with torch.no_grad(), _evaluating(self), class_attention(layers, self.prefix) as rows:
