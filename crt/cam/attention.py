@@ -2,7 +2,7 @@
 
 A CAM needs one row of each attention matrix, softmax(q_cls k^T / sqrt(d)).  It is computed here from the output of
 each block's ``qkv`` layer, so the block itself keeps its fused attention and memory stays linear in the tokens.
-This is the only file with hooks; they live for the length of a ``with`` block.
+This is the only file with hooks; they, and the evaluation mode they run in, last as long as a ``with`` block.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-__all__ = ["class_attention"]
+__all__ = ["class_attention", "evaluating"]
 
 
 @contextmanager
@@ -52,3 +52,16 @@ def _class_row(attention: nn.Module, qkv: Tensor) -> Tensor:
     q, k = attention.q_norm(q[:, :, :1]), attention.k_norm(k)  # type: ignore[operator]
     scores = (q.float() * attention.scale) @ k.float().transpose(-2, -1)
     return torch.softmax(scores, dim=-1).mean(dim=1).squeeze(1)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every submodule's own mode again afterwards."""
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

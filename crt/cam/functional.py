@@ -33,6 +33,8 @@ def resize(x: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tens
     """Bilinear resize of (C, H, W) to (C, *size), pixel centres at half integers (align_corners=False)."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
+    if x.shape[0] == 0:
+        return x.new_zeros(0, *size)
     return F.interpolate(x[None], size, mode="bilinear", align_corners=False, antialias=antialias)[0]
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from crt import viz
-from crt._files import whole_file
+from crt._files import write_tensors
 from crt.cam.functional import largest_component, mask_from_cam
 
 __all__ = ["CAMResult"]
@@ -79,7 +78,6 @@ class CAMResult:
         Raises:
             OSError: it cannot be written.
         """
-        tensors = {"maps": self.maps.cpu().contiguous(), "labels": torch.tensor(self.labels, dtype=torch.int64)}
+        tensors = {"maps": self.maps, "labels": torch.tensor(self.labels, dtype=torch.int64)}
         metadata = {"names": json.dumps(self.names), "seed_threshold": str(self.seed_threshold)}
-        with whole_file(Path(path)) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+        write_tensors(Path(path), tensors, metadata)

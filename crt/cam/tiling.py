@@ -81,7 +81,6 @@ def merge(tiles: Tensor, size: tuple[int, int], tile: int, stride: int) -> Tenso
             f"expected (B * {count}, C, {tile}, {tile}), the {len(rows)} x {len(columns)} tiles of a {size[0]} x "
             f"{size[1]} map, got {tuple(tiles.shape)}."
         )
-    # One axis after the other: with two-fold overlap every sum is then of two equal halves, and the inverse is exact.
     strips = rearrange(tiles, "(b r c) k h w -> b r k h (c w)", r=len(rows), c=len(columns))
     strips = _merge_last(strips, columns, size[1], tile)
     whole = rearrange(strips, "b r k h w -> b k w (r h)")
@@ -89,9 +88,17 @@ def merge(tiles: Tensor, size: tuple[int, int], tile: int, stride: int) -> Tenso
 
 
 def _merge_last(x: Tensor, starts: list[int], length: int, tile: int) -> Tensor:
-    """Averages tiles that lie one after another on the last axis (..., n * tile) into (..., length)."""
-    places = torch.tensor([start + i for start in starts for i in range(tile)], device=x.device)
+    """Averages tiles that lie one after another on the last axis (..., n * tile) into (..., length).
+
+    The mean is taken as the first tile's value + the mean of the differences from it, which are exactly zero where the
+    tiles agree: so merging what was cut is exact to the bit however many tiles overlap.
+    """
     padded = max(length, tile)
-    total = x.new_zeros(*x.shape[:-1], padded).index_add(-1, places, x)
+    first = [0] * padded
+    for number, start in reversed(list(enumerate(starts))):
+        first[start : start + tile] = range(number * tile, (number + 1) * tile)
+    places = torch.tensor([start + i for start in starts for i in range(tile)], device=x.device)
+    base = x.index_select(-1, torch.tensor(first, device=x.device))
+    differences = torch.zeros_like(base).index_add(-1, places, x - base.index_select(-1, places))
     cover = x.new_zeros(padded).index_add(0, places, x.new_ones(len(places)))
-    return (total / cover)[..., :length]
+    return (base + differences / cover)[..., :length]

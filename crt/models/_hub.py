@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
-from safetensors.torch import save_file
 from torch import Tensor
 
-from crt._files import whole_file
+from crt._files import write_tensors
 from crt.models._source import CONFIG, WEIGHTS, Source, from_hub, from_path, load_weights, read_weights
 
 __all__ = ["HubMixin"]
@@ -116,10 +115,13 @@ class HubMixin(PyTorchModelHubMixin, library_name="crt-wsss", license="apache-2.
         return url
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}  # type: ignore[attr-defined]
-        with whole_file(save_directory / WEIGHTS) as temporary:
-            save_file(state, temporary, metadata={"format": "pt"})
+        write_tensors(save_directory / WEIGHTS, self.state_dict(), {"format": "pt"})  # type: ignore[attr-defined]
         (save_directory / CONFIG).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # type: ignore[override]
+        """Uploads what ``save_pretrained`` writes; options are those of ``PyTorchModelHubMixin.push_to_hub``."""
+        options["model_card_kwargs"] = {"repo_id": repo_id, **(options.get("model_card_kwargs") or {})}
+        return super().push_to_hub(repo_id, **options)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The model card: what the model is, its configuration, how to load it."""

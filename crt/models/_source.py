@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
+from huggingface_hub.utils import (
     EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
@@ -116,6 +116,8 @@ def _download(repo: str, file: str, options: dict[str, Any]) -> Path:
             f"{repo!r} is no repository on the Hub; expected 'org/name' or 'org/name@revision'."
         ) from error
     except LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, HfHubHTTPError):  # the Hub was reached, and it failed
+            raise OSError(f"{file} of {name} could not be downloaded, try again: {error.__cause__}") from error
         raise FileNotFoundError(
             f"{file} of {name} is not in the local cache and cannot be fetched (offline, or the Hub is out of reach). "
             f"Run once with a network and without HF_HUB_OFFLINE=1, or use checkpoint_path= or 'local-dir:PATH'."
@@ -134,8 +136,9 @@ def _download(repo: str, file: str, options: dict[str, Any]) -> Path:
             f"{name} has no {file}. A CRT repository holds {CONFIG} and {WEIGHTS}, as push_to_hub writes them; pickled "
             f"weights are not read."
         ) from error
-    except (TransportError, OSError) as error:
-        raise OSError(f"{file} of {name} could not be downloaded: {error} Try again; what has come is kept.") from error
+    except (TransportError, OSError, ValueError) as error:
+        reason = error.__cause__ if isinstance(error, ValueError) else None  # force_download has it there
+        raise OSError(f"{file} of {name} could not be downloaded, try again: {reason or error}") from error
     _check_hash(path, name)
     return path
 
@@ -163,9 +166,11 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        raise ValueError(
+            f"{path} is not valid JSON ({error}); save it again, or fetch it again with force_download=True."
+        ) from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object with the model's arguments.")
+        raise ValueError(f"{path} must hold a JSON object with the model's arguments, as save_pretrained writes it.")
     return config
 
 
@@ -178,7 +183,10 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise ValueError(f"the weights of {name} do not fit this {type(model).__name__}: {error}") from error
+        raise ValueError(
+            f"the weights of {name} do not fit this {type(model).__name__}; they need the arguments of the model that "
+            f"they were saved from (config.json): {error}"
+        ) from error
 
 
 def read_weights(path: Path, name: str) -> dict[str, Tensor]:

@@ -6,23 +6,21 @@ Departures from the paper: the backbone is any plain timm ViT with a class token
 transformer without the outer sum; padding and mirroring are aligned exactly by default (``crt.cam.extract``).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
 import torch
 from einops import rearrange
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from crt.cam.attention import class_attention
+from crt.cam.attention import class_attention, evaluating
 from crt.cam.extract import CAMExtractor, patch_cams
 from crt.cam.functional import Align
 from crt.cam.tiling import cut, merge, pad_to
+from crt.models._foreign import fit_position_embedding, shape_arguments, split_reference
 from crt.models._hub import HubMixin
 from crt.models._inputs import as_multi_hot, as_photos
-from crt.models._reference import backbone_state, shape_arguments
 from crt.models._source import load_weights
 
 __all__ = ["CRT"]
@@ -137,6 +135,8 @@ class CRT(nn.Module, HubMixin):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Tiles (T, 3, tile, tile), normalised -> tokens (T, prefix + N, D), the class token first (equation 2)."""
+        if x.shape[1:] != (3, self.tile, self.tile):
+            raise ValueError(f"expected tiles of shape (T, 3, {self.tile}, {self.tile}), got {tuple(x.shape)}.")
         vit = self.backbone
         x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))
         if self.num_passes == 0:
@@ -246,7 +246,7 @@ class CRT(nn.Module, HubMixin):
             (T, K, g, g) and (T, 1, g, g), g = tile / patch.  No gradients; the model's mode and hooks stay as found.
         """
         layers = [block.attn for block in self.backbone.blocks]
-        with torch.no_grad(), _evaluating(self), class_attention(layers, self.prefix) as rows:
+        with torch.no_grad(), evaluating(self), class_attention(layers, self.prefix) as rows:
             maps = self._class_maps(tiles.to(self.head.weight))
         attention = torch.stack(rows).sum(dim=0)
         return maps, rearrange(attention, "t (h w) -> t 1 h w", h=self.tile // self.patch)
@@ -280,13 +280,10 @@ class CRT(nn.Module, HubMixin):
 
     def fit_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Resamples the position embedding of a checkpoint that was made for another tile."""
-        key, length = "backbone.pos_embed", self.backbone.pos_embed.shape[1]
-        if key not in state or state[key].shape[1] == length:
+        key = "backbone.pos_embed"
+        if key not in state:
             return state
-        side = self.tile // self.patch
-        prefix = length - side * side
-        resampled = resample_abs_pos_embed(state[key].float(), [side, side], num_prefix_tokens=prefix)
-        return {**state, key: resampled}
+        return {**state, key: fit_position_embedding(state[key], self.backbone.pos_embed, self.tile // self.patch)}
 
     @classmethod
     def from_reference(
@@ -302,14 +299,11 @@ class CRT(nn.Module, HubMixin):
         Raises:
             ValueError: missing or unknown tensors.
         """
-        backbone, head = backbone_state(state_dict)
+        backbone, head = split_reference(state_dict)
         arguments, tiling = shape_arguments(backbone, num_heads)
         model = cls(num_classes=head["weight"].shape[0], num_passes=num_passes, **tiling, backbone_args=arguments)
-        try:
-            model.backbone.load_state_dict(backbone)
-            model.head.load_state_dict(head)
-        except RuntimeError as error:
-            raise ValueError(f"this is no state dict of the reference's ViT branch: {error}") from error
+        state = {f"backbone.{name}": value for name, value in backbone.items()}
+        load_weights(model, {**state, **{f"head.{name}": value for name, value in head.items()}}, "the reference")
         return model
 
 
@@ -317,16 +311,3 @@ def _channels(values: Sequence[float], name: str) -> Tensor:
     if len(values) != 3:
         raise ValueError(f"{name} needs three values, one a channel; got {list(values)}.")
     return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode again afterwards."""
-    training = [part for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

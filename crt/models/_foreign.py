@@ -1,15 +1,16 @@
-"""Reading the state dicts of the public reference's ViT branch (names and shapes; see ``CRT.from_reference``)."""
+"""Weights that others made: state dicts of the public reference's ViT branch, and of models for another tile."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-__all__ = ["backbone_state", "shape_arguments"]
+__all__ = ["fit_position_embedding", "shape_arguments", "split_reference"]
 
 
-def backbone_state(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def split_reference(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Splits a reference state dict into backbone and head; the prefix of DataParallel is dropped."""
     state = {name.removeprefix("module."): value for name, value in state_dict.items()}
     needed = ("patch_embed.proj.weight", "cls_token", "pos_embed", "blocks.0.mlp.fc1.weight", "head.weight")
@@ -35,3 +36,13 @@ def shape_arguments(backbone: Mapping[str, Tensor], num_heads: int | None) -> tu
         "qkv_bias": "blocks.0.attn.qkv.bias" in backbone,
     }
     return arguments, {"tile": side * patch, "stride": max(side // 2, 1) * patch}
+
+
+def fit_position_embedding(embedding: Tensor, own: Tensor, side: int) -> Tensor:
+    """Resamples a checkpoint's position embedding (1, prefix + N, D) to ``side`` x ``side`` patches, if it needs it.
+
+    ``own`` is the model's, which tells how many of the positions belong to prefix tokens.
+    """
+    if embedding.shape[1] == own.shape[1]:
+        return embedding
+    return resample_abs_pos_embed(embedding.float(), [side, side], num_prefix_tokens=own.shape[1] - side * side)

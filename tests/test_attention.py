@@ -1,0 +1,97 @@
+"""The class token's attention equals the row of the full matrix, computed here by hand."""
+
+import pytest
+import timm
+import torch
+
+from crt.cam import class_attention
+from crt.models import CRT
+
+from .conftest import TINY
+
+
+def full_rows(model: CRT, tiles: torch.Tensor) -> list[torch.Tensor]:
+    """Oracle: every block's whole attention matrix, written out, and row 0 of its mean over the heads."""
+    vit = model.backbone
+    rows = []
+
+    def blocks(x):
+        for block in vit.blocks:
+            a, y = block.attn, block.norm1(x)
+            b, n, d = y.shape
+            q, k, v = a.qkv(y).reshape(b, n, 3, a.num_heads, d // a.num_heads).permute(2, 0, 3, 1, 4)
+            q, k = a.q_norm(q), a.k_norm(k)
+            matrix = (q @ k.transpose(-2, -1) / (d // a.num_heads) ** 0.5).softmax(dim=-1)
+            torch.testing.assert_close(matrix.sum(dim=-1), torch.ones(b, a.num_heads, n))
+            rows.append(matrix.mean(dim=1)[:, 0])
+            x = x + block.ls1(a.proj((matrix @ v).transpose(1, 2).reshape(b, n, d)))
+            x = x + block.ls2(block.mlp(block.norm2(x)))
+        return x
+
+    x = vit._pos_embed(vit.patch_embed(tiles))
+    if model.num_passes == 0:
+        blocks(x)
+    for _ in range(model.num_passes):
+        x = x + blocks(x)
+    return rows
+
+
+@pytest.mark.parametrize("num_passes", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("backbone", "more"),
+    [
+        ("vit_tiny_patch16_224", {}),
+        ("vit_tiny_patch16_224", {"qk_norm": True}),
+        ("deit_tiny_distilled_patch16_224", {}),
+        ("vit_small_patch32_224", {"reg_tokens": 3}),
+    ],
+)
+@torch.no_grad()
+def test_equals_the_full_matrix(backbone, more, num_passes):
+    arguments = {**TINY, "backbone_args": {**TINY["backbone_args"], **more}}
+    model = CRT(backbone, num_classes=2, num_passes=num_passes, **arguments).eval()
+    for parameter in model.parameters():
+        parameter.add_(0.2 * torch.randn_like(parameter))
+    tiles = torch.randn(3, 3, 64, 64)
+    expected = full_rows(model, tiles)
+    _, attention = model.tile_maps(tiles)
+    assert len(expected) == max(num_passes, 1) * 2
+    whole = torch.stack(expected).sum(dim=0)[:, model.prefix :]
+    torch.testing.assert_close(attention.flatten(1), whole, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_over_all_tokens_sum_to_one(tiny):
+    layers = [block.attn for block in tiny.backbone.blocks]
+    with torch.no_grad(), class_attention(layers, prefix=0) as rows:
+        tiny.forward_features(torch.randn(2, 3, 64, 64))
+    assert len(rows) == 2 * tiny.num_passes
+    for row in rows:
+        torch.testing.assert_close(row.sum(dim=1), torch.ones(2))
+
+
+def test_hooks_are_gone_even_after_an_error(tiny):
+    layers = [block.attn for block in tiny.backbone.blocks]
+    with pytest.raises(RuntimeError, match="stop"), class_attention(layers):
+        raise RuntimeError("stop")
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny.modules())
+
+
+def test_attention_stays_fused(tiny, monkeypatch):
+    calls = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: (calls.append(1), fused(*a, **k))[1]
+    )
+    tiny.tile_maps(torch.randn(1, 3, 64, 64))
+    assert len(calls) == 2 * tiny.num_passes
+
+
+def test_a_layer_without_qkv_is_refused():
+    with pytest.raises(TypeError, match="qkv"), class_attention([torch.nn.Linear(2, 2)]):
+        pass
+
+
+def test_a_cnn_is_no_backbone():
+    with pytest.raises((ValueError, TypeError)):
+        CRT("resnet18", num_classes=2)
+    assert timm.is_model("resnet18")

@@ -1,0 +1,85 @@
+"""The CNN branch, and both branches under one loss."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from crt.models import CNNBranch, DualBranch
+from crt.models.dual import coupling_distance
+
+
+@pytest.fixture(scope="module")
+def cnn():
+    return CNNBranch("tf_efficientnet_lite0", num_classes=5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "tf_efficientnet_lite0"])
+def test_any_timm_cnn(name):
+    branch = CNNBranch(name, num_classes=3).eval()
+    with torch.no_grad():
+        assert branch.forward_maps(torch.randn(1, 3, 96, 112)).shape == (1, 3, 6, 7)
+        assert branch(torch.randn(1, 3, 64, 64)).shape == (1, 3)
+
+
+def test_what_leads_to_stride_8_is_frozen_and_the_rest_learns(cnn):
+    cnn.zero_grad()
+    cnn.forward_maps(torch.randn(1, 3, 64, 64)).sum().backward()
+    frozen = {name for name, p in cnn.named_parameters() if not p.requires_grad}
+    assert {name.split(".")[1] for name in frozen} == {"conv_stem", "bn1", "blocks"}
+    assert {name.split(".")[2] for name in frozen if ".blocks." in name} == {"0", "1", "2"}
+    trained = [p for p in cnn.parameters() if p.requires_grad]
+    assert trained
+    assert all(p.grad is not None for p in trained)
+    assert all(p.requires_grad for p in CNNBranch("resnet18", frozen_stride=0).parameters())
+
+
+def test_an_unknown_stride_is_named():
+    with pytest.raises(ValueError, match=r"\[2, 4, 8, 16, 16\], not 7"):
+        CNNBranch("resnet18", frozen_stride=7)
+
+
+def test_batch_norm_stays_frozen_in_training_mode(cnn):
+    cnn.eval()
+    statistics = {name: value.clone() for name, value in cnn.named_buffers()}
+    assert cnn.train() is cnn
+    assert cnn.training
+    assert cnn.head.training
+    cnn.forward_maps(torch.randn(2, 3, 64, 64))
+    for name, value in cnn.named_buffers():
+        assert torch.equal(value, statistics[name]), name
+    assert not cnn.eval().training
+
+
+def test_loss_is_the_papers(tiny, cnn):
+    model = DualBranch(tiny, cnn)
+    x, targets = torch.randn(2, 3, 96, 96), torch.tensor([[1.0, 0, 0, 1, 0], [0, 1, 0, 0, 0]])
+    vit, other = tiny.forward_maps(x), cnn.forward_maps(x)
+    up = [F.interpolate(m, (96, 96), mode="bilinear", align_corners=True) for m in (vit, other)]
+    distance = (up[0] - up[1]).abs().mean()
+    margin = [F.multilabel_soft_margin_loss(m.mean(dim=(2, 3)), targets) for m in (vit, other)]
+    losses = model.loss(x, targets, coupling=0.3)
+    torch.testing.assert_close(losses.total, margin[0] + margin[1] + 0.3 * distance)
+    torch.testing.assert_close(losses.coupling, distance)
+    independent = model.loss(x, targets, coupling=0.0)
+    torch.testing.assert_close(independent.total, margin[0] + margin[1])
+
+
+def test_coupling_works_across_grids():
+    a, b = torch.randn(1, 2, 6, 6), torch.randn(1, 2, 3, 3)
+    up = F.interpolate(b, (24, 24), mode="bilinear", align_corners=True)
+    expected = (F.interpolate(a, (24, 24), mode="bilinear", align_corners=True) - up).abs().mean()
+    torch.testing.assert_close(coupling_distance(a, b, (24, 24)), expected)
+
+
+def test_coupling_pulls_both_branches(tiny, cnn):
+    model = DualBranch(tiny, cnn)
+    model.zero_grad()
+    model.loss(torch.randn(1, 3, 64, 64), torch.ones(1, 5), coupling=1.0).coupling.backward()
+    assert tiny.head.weight.grad.abs().sum() > 0
+    assert cnn.head.weight.grad.abs().sum() > 0
+
+
+def test_without_a_cnn(tiny):
+    losses = DualBranch(tiny, None).loss(torch.randn(1, 3, 64, 64), torch.ones(1, 5))
+    assert losses.total == losses.vit
+    assert losses.coupling == 0

@@ -1,0 +1,271 @@
+"""From photos to maps: properties of ``CRT.cam``, ``CRT.raw_cam`` and ``CAMExtractor``."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors import safe_open
+
+from crt.cam import CAMExtractor, normalise
+from crt.models import CRT
+
+from .conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    names = ["cat", "dog", "cow", "bird", "person"]
+    return CRT("vit_tiny_patch16_224", num_classes=5, class_names=names, **TINY).eval()
+
+
+@settings(max_examples=25, deadline=None)
+@given(size=st.tuples(st.integers(1, 150), st.integers(1, 150)), scale=st.sampled_from([0.5, 1.0, 1.3]))
+def test_the_mirrored_photo_has_the_mirrored_cam(model, size, scale):
+    photo = torch.randn(1, 3, *size)
+    cam = model.cam(photo, [[0, 3]], scales=(scale,), normalize=False)
+    mirrored = model.cam(photo.flip(-1), [[0, 3]], scales=(scale,), normalize=False)
+    torch.testing.assert_close(mirrored.flip(-1), cam, rtol=1e-3, atol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(size=st.tuples(st.integers(1, 150), st.integers(1, 150)))
+def test_raw_cam_is_aligned(model, size):
+    """In the exact alignment image and mirror see the same patches: the sum is the sum of two maps of one grid."""
+    x = torch.randn(2, 3, *size)
+    both = model.raw_cam(x)
+    assert both.shape == (2, 5, -(-size[0] // 16), -(-size[1] // 16))
+    apart = model.raw_cam(x, mirror=False) + model.raw_cam(x.flip(-1), mirror=False).flip(-1)
+    torch.testing.assert_close(both, apart, rtol=1e-4, atol=1e-4)
+
+
+def test_a_bright_spot_does_not_move_when_mirrored():
+    """The reference's fault: with 15 odd pixels its mirrored map lies almost a patch beside the other."""
+
+    class Brightness(CRT):
+        def tile_maps(self, tiles):
+            maps = torch.nn.functional.avg_pool2d(tiles.mean(dim=1, keepdim=True), 16)
+            return maps, torch.ones_like(maps)
+
+    model = Brightness("vit_tiny_patch16_224", num_classes=1, **TINY).eval()
+    photo = torch.zeros(1, 3, 64, 95)
+    photo[..., 40:56] = 1
+    centre = {}
+    for align in ("exact", "reference"):
+        for x, mirrored in ((photo, False), (photo.flip(-1), True)):
+            cam = model.raw_cam(x, mirror=False, align=align)[0, 0].sum(dim=0)
+            cam = cam.flip(-1) if mirrored else cam
+            centre[align, mirrored] = float((cam * torch.arange(6)).sum() / cam.sum())
+    assert abs(centre["exact", True] - centre["exact", False]) < 1e-4
+    assert abs(centre["reference", True] - centre["reference", False]) > 0.05
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 1.7)])
+def test_batched_equals_one_by_one(model, scales):
+    photos = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8) for h, w in [(70, 90), (130, 64), (20, 33)]]
+    labels = [["cat"], ["dog", "person"], [2]]
+    together = CAMExtractor(model, scales=scales, batch_size=5)(photos, labels)
+    for photo, label, result in zip(photos, labels, together, strict=True):
+        for batch_size in (1, 64):
+            (alone,) = CAMExtractor(model, scales=scales, batch_size=batch_size)(photo, [label])
+            torch.testing.assert_close(alone.maps, result.maps, rtol=1e-4, atol=1e-5)
+            assert alone.labels == result.labels
+
+
+def test_scales_and_mirror_are_summed(model, photo):
+    x = (photo.float() / 255 - model.mean) / model.std
+    whole = model.cam(x, [1], scales=(0.5, 1.0), normalize=False)
+    parts = [model.cam(x, [1], scales=(s,), flip=False, normalize=False) for s in (0.5, 1.0)]
+    parts += [model.cam(x.flip(-1), [1], scales=(s,), flip=False, normalize=False).flip(-1) for s in (0.5, 1.0)]
+    torch.testing.assert_close(whole, sum(parts), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.cam(x, [1], scales=(0.5, 1.0)), normalise(whole))
+
+
+def test_one_tile_is_attention_times_class_map(model):
+    tile = torch.randn(1, 3, 64, 64)
+    maps, attention = model.tile_maps(tile)
+    expected = (maps * attention).relu()
+    torch.testing.assert_close(model.raw_cam(tile, mirror=False), expected)
+    torch.testing.assert_close(maps, model.forward_maps(tile).detach())
+
+
+def test_all_kinds_of_images_give_the_same_map(model, photo):
+    array = photo.permute(1, 2, 0).numpy()
+    normalised = (photo.float() / 255 - model.mean) / model.std
+    expected = model.cam(photo, ["cat"])
+    kinds = [
+        Image.fromarray(array),
+        array,
+        np.asfortranarray(array),
+        array.astype(np.uint16) * 257,
+        photo[None],
+        [photo],
+        normalised,
+        normalised[None],
+        normalised.double(),
+        normalised.permute(1, 2, 0).contiguous().permute(2, 0, 1),
+    ]
+    for kind in kinds:
+        torch.testing.assert_close(model.cam(kind, [["cat"]]), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.cam(normalised.half(), ["cat"]), expected, rtol=0, atol=0.05)
+
+
+def test_all_kinds_of_labels_give_the_same_map(model, photo):
+    hot = torch.tensor([[0, 1, 0, 0, 1]])
+    expected = model.cam(photo, hot)
+    kinds = [
+        hot.bool(), hot.float(), hot[0], hot.numpy(), ["dog", "person"], ("person", "dog"), [1, 4], [np.int64(1), 4],
+        [["dog", "person"]], [[4, "dog"]], {"dog", "person"}, [["dog", "dog", "person"]],
+    ]  # fmt: skip
+    for kind in kinds:
+        assert torch.equal(model.cam(photo, kind), expected)
+    assert torch.equal(model.cam(photo, "dog"), model.cam(photo, [1]))
+    assert torch.equal(model.cam(photo, 1), model.cam(photo, [1]))
+
+
+def test_absent_classes_are_exactly_zero(model, photo):
+    cams = model.cam([photo, photo], [["cat"], []])
+    assert cams[0, 0].max() > 0.99
+    assert not cams[0, 1:].any()
+    assert not cams[1].any()
+    assert not model.cam(photo, torch.zeros(1, 5)).any()
+    assert not model.cam(photo, []).any()
+
+
+def test_without_labels_the_predicted_classes_are_shown(model, photo):
+    for bias, expected in [((9, -9, 9, -9, -9), [0, 2]), ((-9, -9, -8, -9, -9), [2])]:
+        with torch.no_grad():
+            model.head.weight.mul_(0.01)
+            model.head.bias.copy_(torch.tensor(bias))
+        assert CAMExtractor(model)(photo)[0].labels == expected
+    torch.nn.init.kaiming_uniform_(model.head.weight)
+
+
+def test_photos_of_different_sizes_lie_in_the_corner(model):
+    photos = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8) for h, w in [(40, 90), (70, 30)]]
+    cams = model.cam(photos, ["cat", "dog"])
+    assert cams.shape == (2, 5, 70, 90)
+    torch.testing.assert_close(cams[0, :, :40], model.cam(photos[0], "cat")[0], rtol=1e-4, atol=1e-5)
+    assert not cams[0, :, 40:].any()
+    assert not cams[1, :, :, 30:].any()
+    assert model.cam(photos, ["cat", "dog"], size=(24, 36)).shape == (2, 5, 24, 36)
+
+
+def test_a_large_photo_is_seen_reduced(model):
+    photo = torch.randint(0, 256, (3, 300, 400), dtype=torch.uint8)
+    seen = []
+    original = model.tile_maps
+    model.tile_maps = lambda tiles: (seen.append(len(tiles)), original(tiles))[1]
+    try:
+        reduced = model.cam(photo, "cat", max_side=100)
+        few = sum(seen)
+        model.cam(photo, "cat", max_side=None)
+    finally:
+        del model.tile_maps
+    assert reduced.shape == (1, 5, 300, 400)
+    assert sum(seen) - few > 4 * few
+
+
+@pytest.mark.parametrize("classes", [1, 1000])
+def test_few_and_many_classes(classes, photo):
+    model = CRT("vit_tiny_patch16_224", num_classes=classes, **TINY).eval()
+    cams = model.cam(photo, [classes - 1])
+    assert cams.shape == (1, classes, 100, 150)
+    assert cams[0, -1].max() > 0.99
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (15, 17), (3000, 4000)])
+def test_any_size(model, size):
+    photo = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+    cams = model.cam(photo, "cat")
+    assert cams.shape == (1, 5, *size)
+    assert torch.isfinite(cams).all()
+
+
+def test_the_model_is_left_as_found(model, photo):
+    model.train()
+    model.backbone.eval()
+    before = [module.training for module in model.modules()]
+    model.cam(photo.float() / 255, "cat")
+    assert [module.training for module in model.modules()] == before
+    with pytest.raises(ValueError, match="64, 64"):
+        model.tile_maps(torch.zeros(1, 3, 65, 64))
+    assert [module.training for module in model.modules()] == before
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+    model.eval()
+
+
+def test_no_gradients_and_the_images_device(model, photo):
+    x = (photo.float() / 255).requires_grad_()
+    cams = model.cam(x, "cat")
+    assert not cams.requires_grad
+    assert cams.device == x.device
+    assert not model.raw_cam(x[None]).requires_grad
+
+
+def test_a_model_in_half_precision(model, photo):
+    half = CRT(**model.config).eval()
+    half.load_state_dict(model.state_dict())
+    cams = half.bfloat16().cam(photo, "cat")
+    assert cams.dtype == torch.float32
+    torch.testing.assert_close(cams, model.cam(photo, "cat"), rtol=0, atol=0.15)
+
+
+def test_stream_holds_few_photos(model):
+    """Memory is flat: at most the photos that share a batch of tiles are in flight."""
+    asked = []
+
+    def pairs():
+        for i in range(40):
+            asked.append(i)
+            yield torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8), "cat"
+
+    for done, result in enumerate(CAMExtractor(model, batch_size=4).stream(pairs())):
+        assert result.names == ["cat"]
+        assert len(asked) - done <= 4
+    assert len(asked) == 40
+
+
+def test_result(model, photo, tmp_path):
+    (result,) = CAMExtractor(model)(photo, [["dog", "person"]])
+    assert result.names == ["dog", "person"]
+    mask = result.mask(0.5)
+    assert mask.shape == (100, 150)
+    assert set(mask.unique().tolist()) <= {0, 2, 5}
+    assert result.overlay().size == (150, 100)
+    assert torch.equal(result.pixels, photo)
+    for name, (x0, y0, x1, y1) in result.boxes(0.5).items():
+        cam = result.maps[result.names.index(name)]
+        assert 0 <= x0 < x1 <= 150
+        assert 0 <= y0 < y1 <= 100
+        inside = cam[y0:y1, x0:x1] >= 0.5 * cam.max()
+        assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+    result.save(tmp_path / "maps.safetensors")
+    with safe_open(tmp_path / "maps.safetensors", "pt") as file:
+        assert torch.equal(file.get_tensor("maps"), result.maps)
+        assert file.get_tensor("labels").tolist() == [1, 4]
+        assert file.metadata()["names"] == '["dog", "person"]'
+    with pytest.raises(OSError):
+        result.save(tmp_path / "no folder" / "maps.safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["maps.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"scales": ()}, {"scales": (0,)}, {"scales": (-1,)}, {"batch_size": 0}, {"max_side": 0}]
+)
+def test_wrong_settings(model, arguments):
+    with pytest.raises(ValueError, match="scales|at least 1"):
+        CAMExtractor(model, **arguments)
+
+
+def test_wrong_raw_input(model):
+    for x in (torch.zeros(3, 64, 64), torch.zeros(1, 4, 64, 64), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
+            model.raw_cam(x)
+    with pytest.raises(ValueError, match="'exact' or 'reference'"):
+        model.raw_cam(torch.zeros(1, 3, 64, 64), align="left")
+    with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
+        model.forward_maps(torch.zeros(1, 1, 64, 64))

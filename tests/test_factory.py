@@ -1,0 +1,194 @@
+"""Names to models: what is found where, and what is said if it is not."""
+
+import json
+import logging
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import crt
+from crt.data import VOC_CLASSES
+from crt.models._factory import BUNDLED
+
+from .conftest import TINY
+
+BUNDLED_NAMES = crt.list_models(pretrained=True)
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_lists_and_patterns():
+    assert crt.list_models() == ["crt_vit_b16", "crt_vit_s16", "crt_vit_t16"]
+    assert crt.list_models("t16") == crt.list_models("*_t16") == ["crt_vit_t16"]
+    assert "crt_vit_t16.voc9k" in crt.list_models(pretrained=True)
+    assert crt.is_model("crt_vit_t16")
+    assert crt.is_model("crt_vit_t16.voc9k")
+    assert not crt.is_model("crt_vit_t16.voc")
+    assert not crt.is_model("vit")
+    assert crt.get_pretrained_cfg("crt_vit_t16") == crt.get_pretrained_cfg("crt_vit_t16.voc9k")
+    assert crt.get_pretrained_cfg("crt_vit_b16") is None
+
+
+@pytest.mark.parametrize("name", BUNDLED_NAMES)
+def test_bundled_weights_load_offline(name):
+    model = crt.create_model(name, pretrained=True)
+    assert not model.training
+    assert model.class_names == list(VOC_CLASSES)
+    assert (BUNDLED / name / "README.md").read_text().startswith("---\n")
+    assert (BUNDLED / name / "model.safetensors").stat().st_size < 15e6
+    named_without_tag = crt.create_model(name.split(".")[0], pretrained=True)
+    assert torch.equal(named_without_tag.head.weight, model.head.weight)
+    assert crt.create_model(name).class_names == model.class_names
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "error", "parts"),
+    [
+        ("crt_vit_t61", {}, ValueError, ["crt_vit_t16", "list_models"]),
+        ("crt_vit_t16.voc", {}, ValueError, ["crt_vit_t16.voc9k"]),
+        ("org/name", {}, ValueError, ["hf-hub:org/name", "local-dir:org/name"]),
+        ("crt_vit_b16", {"pretrained": True}, ValueError, ["crt_vit_t16.voc9k", "checkpoint_path"]),
+        ("local-dir:/nowhere", {"pretrained": True}, FileNotFoundError, ["/nowhere"]),
+        ("crt_vit_t16", {"checkpoint_path": "/nowhere.safetensors"}, FileNotFoundError, ["/nowhere.safetensors"]),
+        ("crt_vit_t16", {"num_classes": 0}, ValueError, ["at least 1"]),
+        ("crt_vit_t16", {"num_passes": -1}, ValueError, ["num_passes"]),
+        ("crt_vit_t16", {"stride": 100}, ValueError, ["multiples of the patch"]),
+        ("crt_vit_t16", {"num_classes": 2, "class_names": ["a", "a"]}, ValueError, ["2 different names"]),
+        ("crt_vit_t16", {"pretrained": True, "pretrained_backbone": True}, ValueError, ["only one"]),
+        ("crt_vit_t16", {"pretrained_backbone": True}, OSError, ["vit_tiny_patch16_224", "backbone_checkpoint"]),
+    ],
+)
+def test_errors_say_what_to_do(name, arguments, error, parts):
+    with pytest.raises(error) as caught:
+        crt.create_model(name, **arguments)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_plain_arguments():
+    model = crt.create_model("crt_vit_t16", num_passes=0, class_names=["a", "b"], tile=160, stride=80)
+    assert (model.num_passes, model.num_classes, model.tile, model.stride) == (0, 2, 160, 80)
+    deit = crt.create_model("crt_vit_t16", backbone="deit_tiny_patch16_224", num_classes=1)
+    assert deit.pretrained_cfg["mean"] == (0.485, 0.456, 0.406)
+    assert crt.create_model("crt_vit_t16").pretrained_cfg["mean"] == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_checkpoint_path(saved, tiny, as_folder):
+    path = saved if as_folder else saved / "model.safetensors"
+    model = crt.create_model("crt_vit_t16", checkpoint_path=path)
+    assert model.class_names == tiny.class_names
+    assert torch.equal(model.head.weight, tiny.head.weight)
+
+
+def test_a_lone_weights_file_tells_its_classes(tmp_path):
+    model = crt.create_model("crt_vit_t16", num_classes=7)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    again = crt.create_model("crt_vit_t16", checkpoint_path=tmp_path / "w.safetensors")
+    assert again.num_classes == 7
+    assert torch.equal(again.head.bias, model.head.bias)
+
+
+def test_other_classes_get_a_new_head_and_it_is_said(saved, tiny, caplog):
+    with caplog.at_level(logging.WARNING):
+        model = crt.create_model(f"local-dir:{saved}", pretrained=True, class_names=["a", "b"])
+    assert "new, untrained head for 2 classes (was 5)" in caplog.text
+    assert model.num_classes == 2
+    assert model.class_names == ["a", "b"]
+    assert torch.equal(model.backbone.cls_token, tiny.backbone.cls_token)
+    model.save_pretrained(saved)
+    config = json.loads((saved / "config.json").read_text())
+    assert (config["num_classes"], config["class_names"]) == (2, ["a", "b"])
+    assert crt.create_model(f"local-dir:{saved}", pretrained=True).num_classes == 2
+
+
+def test_an_address_without_pretrained_is_random_and_says_so(saved, tiny, caplog):
+    with caplog.at_level(logging.WARNING):
+        model = crt.create_model(f"local-dir:{saved}")
+    assert "pretrained=True" in caplog.text
+    assert model.config == tiny.config
+    assert not torch.equal(model.head.weight, tiny.head.weight)
+
+
+def test_backbone_checkpoint(tiny, tmp_path):
+    state = {**tiny.backbone.state_dict(), "head.weight": torch.zeros(1000, 32), "head.bias": torch.zeros(1000)}
+    save_file(state, tmp_path / "imagenet.safetensors")
+    model = crt.CRT("vit_tiny_patch16_224", num_classes=2, **TINY)
+    head = model.head.weight.clone()
+    model.load_backbone(load_file(tmp_path / "imagenet.safetensors"), "imagenet")
+    assert torch.equal(model.backbone.pos_embed, tiny.backbone.pos_embed)
+    assert torch.equal(model.head.weight, head)
+    with pytest.raises(ValueError, match=r"imagenet.*do not fit"):
+        crt.create_model("crt_vit_t16", backbone_checkpoint=tmp_path / "imagenet.safetensors")
+
+
+def damage_cut(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def damage_key(folder):
+    state = load_file(folder / "model.safetensors")
+    del state["backbone.norm.bias"]
+    save_file(state, folder / "model.safetensors")
+
+
+def damage_json(folder):
+    (folder / "config.json").write_text("{")
+
+
+def damage_config(folder):
+    (folder / "config.json").write_text('{"hidden_size": 3}')
+
+
+def damage_pickle(folder):
+    shutil.move(folder / "model.safetensors", folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (damage_cut, ValueError, "truncated"),
+        (damage_key, ValueError, "backbone.norm.bias"),
+        (damage_json, ValueError, "not valid JSON"),
+        (damage_config, ValueError, "hidden_size"),
+        (damage_pickle, FileNotFoundError, "model.safetensors"),
+    ],
+)
+def test_damaged_folders(saved, damage, error, message):
+    damage(saved)
+    with pytest.raises(error) as caught:
+        crt.CRT.from_pretrained(saved)
+    assert message in str(caught.value)
+    assert str(saved) in str(caught.value)
+
+
+def test_pickles_are_refused(tmp_path):
+    torch.save({}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"not a \.safetensors file"):
+        crt.create_model("crt_vit_t16", checkpoint_path=tmp_path / "weights.pth")
+
+
+def test_saving_that_fails_keeps_the_old_files(saved, tiny, monkeypatch):
+    before = {file.name: file.read_bytes() for file in saved.iterdir()}
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("crt.models._hub.write_tensors", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        tiny.save_pretrained(saved)
+    assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
+
+
+def test_a_written_model_card_is_kept(saved, tiny):
+    (saved / "README.md").write_text("my card")
+    tiny.save_pretrained(saved)
+    assert (saved / "README.md").read_text() == "my card"
+    assert sorted(file.name for file in saved.iterdir()) == ["README.md", "config.json", "model.safetensors"]
