@@ -95,7 +95,9 @@ def models(
 def cam(
     photos: Annotated[list[Path], typer.Argument(help="Photos.", metavar="PHOTO...")],
     output: Annotated[Path, typer.Option("--out", help="Folder for the results; made if need be.")],
-    labels: Annotated[str, typer.Option(help="Classes in the photos, separated by commas; none: predicted.")] = "",
+    labels: Annotated[
+        str | None, typer.Option(help="Classes in the photos, separated by commas; without it they are predicted.")
+    ] = None,
     model: Model = "crt_vit_t16",
     scales: Scales = "0.5,1,1.5",
     flip: Flip = True,
@@ -109,7 +111,7 @@ def cam(
     with _one_line_errors():
         from crt.cam import CAMExtractor
 
-        names = [name.strip() for name in labels.split(",") if name.strip()] or None
+        names = _names(labels)
         targets = _targets(photos, output)
         network = _load(model, device)
         network.multi_hot(names, 1)  # unknown names fail before any work
@@ -129,6 +131,15 @@ def cam(
                 )
         if failed:
             raise typer.Exit(2)
+
+
+def _names(labels: str | None) -> list[str] | None:
+    if labels is None:
+        return None
+    names = [name.strip() for name in labels.split(",") if name.strip()]
+    if not names:
+        raise ValueError(f"--labels {labels!r} names no class; leave it out to have the classes predicted.")
+    return names
 
 
 def _targets(photos: list[Path], output: Path) -> list[Path]:
@@ -216,7 +227,10 @@ def eval_cam(
                 threshold_rule="best on this list",
                 threshold=threshold,
                 miou=best,
-                curve=dict(zip(map(str, curve.thresholds.tolist()), curve.compute().tolist(), strict=True)),
+                curve={
+                    f"{t:.3f}": miou
+                    for t, miou in zip(curve.thresholds.tolist(), curve.compute().tolist(), strict=True)
+                },
             )
             with whole_file(record) as temporary:
                 temporary.write_text(json.dumps(report, indent=2) + "\n")

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from crt.data.palette import palette
+from crt.data.masks import palette
 
 __all__ = ["contact_sheet", "overlay", "paint_mask"]
 

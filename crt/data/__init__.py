@@ -1,6 +1,6 @@
 """Data sets, their class names, and masks as palette PNGs."""
 
-from crt.data.palette import load_mask, palette, save_mask
+from crt.data.masks import load_mask, palette, save_mask
 from crt.data.voc import VOC_CLASSES, VOCSegmentation
 
 __all__ = ["VOC_CLASSES", "VOCSegmentation", "load_mask", "palette", "save_mask"]

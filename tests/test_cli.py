@@ -1,0 +1,206 @@
+"""The command line: what it writes, and how it ends on bad input."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from crt.cli import app
+from crt.data import VOC_CLASSES, load_mask, save_mask
+from crt.models import CRT
+
+from .conftest import TINY
+
+PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "chelsea.jpg"
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder with a small random model of the VOC classes, as --model takes it."""
+    network = CRT("vit_tiny_patch16_224", num_classes=20, class_names=VOC_CLASSES, **TINY)
+    network.save_pretrained(tmp_path / "model")
+    return f"local-dir:{tmp_path / 'model'}"
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def names(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_cam_writes_overlay_mask_and_maps(model, tmp_path):
+    done = run("cam", PHOTO, "--labels", "cat, dog", "--out", tmp_path / "out", "--model", model, "--scales", "0.5")
+    assert done.exit_code == 0, done.output
+    out = tmp_path / "out"
+    assert names(out) == ["chelsea.cam.safetensors", "chelsea.mask.png", "chelsea.overlay.png"]
+    with Image.open(PHOTO) as photo:
+        width, height = photo.size
+    assert set(np.unique(load_mask(out / "chelsea.mask.png"))) <= {0, 8, 12}
+    maps = load_file(out / "chelsea.cam.safetensors")
+    assert maps["labels"].tolist() == [7, 11]
+    assert maps["maps"].shape == (2, height, width)
+    with Image.open(out / "chelsea.overlay.png") as overlay:
+        assert overlay.size == (width, height)
+
+
+def test_predicted_labels_and_threshold(model, tmp_path):
+    done = run("cam", PHOTO, "--out", tmp_path / "out", "--model", model, "--scales", "0.3", "--threshold", "1")
+    assert done.exit_code == 0, done.output
+    assert not load_mask(tmp_path / "out/chelsea.mask.png").any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--labels", "kat"], "Did you mean 'cat'"),
+        (["--labels", " , "], "names no class"),
+        (["--scales", "a"], "--scales 'a'"),
+        (["--scales", "0"], "above 0"),
+        (["--device", "gpu7"], "--device gpu7"),
+        (["--device", "cuda:99"], "--device cuda:99"),
+        (["--model", "crt_vit_t17"], "crt_vit_t16"),
+        (["--model", "local-dir:/nowhere"], "/nowhere"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--threshold", "2"], "--threshold"),
+        (["missing.jpg"], "missing.jpg"),
+        (["{tmp}/other/chelsea.png"], "different folders"),
+    ],
+)
+def test_bad_input_ends_with_2_and_writes_nothing(model, tmp_path, arguments, message):
+    (tmp_path / "other").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "other/chelsea.png")
+    arguments = [part.format(tmp=tmp_path) for part in arguments]
+    if "--model" not in arguments:
+        arguments += ["--model", model]
+    done = run("cam", PHOTO, "--out", tmp_path / "out", *arguments)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_photo_does_not_stop_the_others(model, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(PHOTO.read_bytes()[:2000])
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "empty.jpg").touch()
+    photos = [tmp_path / name for name in ("broken.jpg", "text.jpg", "empty.jpg")]
+    done = run("cam", *photos, PHOTO, "--labels", "cat", "--out", tmp_path / "out", "--model", model, "--scales", "0.3")
+    assert done.exit_code == 2
+    assert done.output.count("error:") == 3
+    assert all(photo.name in done.output for photo in photos)
+    assert names(tmp_path / "out") == ["chelsea.cam.safetensors", "chelsea.mask.png", "chelsea.overlay.png"]
+
+
+def test_strange_names_stay_in_the_folder(model, tmp_path):
+    for name in ("..  .jpg", "a;b$(c).jpg", "\u00e9t\u00e9.jpg", ".hidden.jpg"):
+        shutil.copy(PHOTO, tmp_path / name)
+        done = run("cam", tmp_path / name, "--out", tmp_path / "in/out", "--model", model, "--scales", "0.2")
+        assert done.exit_code == 0, done.output
+    written = names(tmp_path / "in/out")
+    assert len(written) == 12
+    assert not any(name.startswith(".") for name in written)
+    assert names(tmp_path / "in") == ["out"]
+
+
+def test_nothing_is_overwritten_by_half(model, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "chelsea.mask.png").write_bytes(b"old")
+
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    done = run("cam", PHOTO, "--labels", "cat", "--out", out, "--model", model, "--scales", "0.2")
+    assert done.exit_code == 2
+    assert "No space left" in done.output
+    assert names(out) == ["chelsea.mask.png"]
+    assert (out / "chelsea.mask.png").read_bytes() == b"old"
+
+
+def test_models():
+    done = run("models")
+    assert done.exit_code == 0
+    assert all(name in done.output for name in ("crt_vit_t16", "crt_vit_s16", "crt_vit_b16", "voc9k"))
+    assert "crt_vit_b16" not in run("models", "--pretrained").output
+    assert "crt_vit_s16" not in run("models", "t16").output
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """A VOC folder of two random photos."""
+    root = tmp_path / "voc"
+    for folder in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name in "ab":
+        Image.fromarray(random.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(root / f"JPEGImages/{name}.jpg")
+        save_mask(random.choice([0, 8, 255], (60, 80)), root / f"SegmentationClassAug/{name}.png")
+    (root / "ImageSets/Segmentation/train.txt").write_text("a\nb\n")
+    (root / "labels.csv").write_text("id,labels\na,cat\nb,cat dog\n")
+    return root
+
+
+def test_eval_cam(model, voc, tmp_path):
+    done = run(
+        "eval",
+        "cam",
+        "--root",
+        voc,
+        "--list",
+        "train",
+        "--model",
+        model,
+        "--scales",
+        "1",
+        "--json",
+        tmp_path / "r.json",
+    )
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert (record["list"], record["photos"], record["scales"]) == ("train", 2, [1.0])
+    assert record["miou"] == max(record["curve"].values())
+    assert f"{100 * record['miou']:.2f}" in done.output
+    at = run("eval", "cam", "--root", voc, "--list", "train", "--model", model, "--scales", "1", "--thresholds", "0.3")
+    assert f"{100 * record['curve']['0.300']:.2f}" in at.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--list", "val"], "Lists in that folder: train"),
+        (["--thresholds", "1:0"], "FIRST:LAST:STEP"),
+        (["--thresholds", "0:1:0"], "FIRST:LAST:STEP"),
+        (["--json", "/nowhere/r.json"], "/nowhere"),
+    ],
+)
+def test_eval_cam_bad_input(model, voc, arguments, message):
+    done = run("eval", "cam", "--root", voc, "--model", model, "--list", "train", "--scales", "0.5", *arguments)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+
+
+def test_eval_cam_names_the_mask_that_does_not_fit(model, voc):
+    save_mask(np.zeros((3, 3), int), voc / "SegmentationClassAug/b.png")
+    done = run("eval", "cam", "--root", voc, "--model", model, "--list", "train", "--scales", "0.5")
+    assert done.exit_code == 2
+    assert "b.png" in done.output
+    (voc / "JPEGImages/a.jpg").unlink()
+    done = run("eval", "cam", "--root", voc, "--model", model, "--list", "train")
+    assert done.exit_code == 2
+    assert "a.jpg" in done.output
+
+
+def test_help_does_not_load_torch():
+    """`crt --help` answers at once."""
+    code = "import sys; import crt.cli; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

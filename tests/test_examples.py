@@ -1,0 +1,31 @@
+"""Every example runs, and so does the Python of the README."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ARGUMENTS = {"quickstart.py": ["--out", "{tmp}/cat.png"], "share.py": ["--out", "{tmp}/my-model"]}
+NEEDS_DATA = {"train_voc.py"}
+EXAMPLES = sorted(file.name for file in (ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in NEEDS_DATA])
+def test_example(name, tmp_path):
+    arguments = [part.format(tmp=tmp_path) for part in ARGUMENTS.get(name, [])]
+    subprocess.run([sys.executable, ROOT / "examples" / name, *arguments], check=True, cwd=tmp_path, timeout=300)
+    for part in arguments:
+        if part.startswith(str(tmp_path)):
+            assert Path(part).exists()
+
+
+def test_readme_python(tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    monkeypatch.chdir(ROOT)
+    for block in blocks:
+        if "hf-hub:" not in block:
+            exec(compile(block, "README.md", "exec"), {})
