@@ -163,7 +163,7 @@ def _open(photo: Path) -> Any:
 
     try:
         return Image.open(io.BytesIO(photo.read_bytes()))
-    except (OSError, ValueError) as error:  # UnidentifiedImageError is an OSError
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(f"this is no picture that Pillow can read ({type(error).__name__}).") from error
 
 

@@ -151,26 +151,14 @@ def voc(tmp_path):
 
 
 def test_eval_cam(model, voc, tmp_path):
-    done = run(
-        "eval",
-        "cam",
-        "--root",
-        voc,
-        "--list",
-        "train",
-        "--model",
-        model,
-        "--scales",
-        "1",
-        "--json",
-        tmp_path / "r.json",
-    )
+    measure = ["eval", "cam", "--root", voc, "--list", "train", "--model", model, "--scales", "1"]
+    done = run(*measure, "--json", tmp_path / "r.json")
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "r.json").read_text())
     assert (record["list"], record["photos"], record["scales"]) == ("train", 2, [1.0])
     assert record["miou"] == max(record["curve"].values())
     assert f"{100 * record['miou']:.2f}" in done.output
-    at = run("eval", "cam", "--root", voc, "--list", "train", "--model", model, "--scales", "1", "--thresholds", "0.3")
+    at = run(*measure, "--thresholds", "0.3")
     assert f"{100 * record['curve']['0.300']:.2f}" in at.output
 
 

@@ -89,8 +89,9 @@ def _from_pil(image: Image.Image) -> Tensor:
     if 0 in image.size:
         raise ValueError(f"the image is empty: {image.width} x {image.height} pixels.")
     try:
+        image.load()
         image = ImageOps.exif_transpose(image)
-    except OSError as error:
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
         name = getattr(image, "filename", "") or "the image"
         raise OSError(f"{name} cannot be decoded ({error}); the file is broken or truncated.") from error
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
