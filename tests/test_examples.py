@@ -9,11 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ARGUMENTS = {"quickstart.py": ["--out", "{tmp}/cat.png"], "share.py": ["--out", "{tmp}/my-model"]}
-NEEDS_DATA = {"train_voc.py"}
 EXAMPLES = sorted(file.name for file in (ROOT / "examples").glob("*.py"))
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in NEEDS_DATA])
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_example(name, tmp_path):
     arguments = [part.format(tmp=tmp_path) for part in ARGUMENTS.get(name, [])]
     subprocess.run([sys.executable, ROOT / "examples" / name, *arguments], check=True, cwd=tmp_path, timeout=300)

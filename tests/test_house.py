@@ -22,7 +22,8 @@ ALLOWED = {
     "cam": {"_files", "viz", "torch", "einops", "PIL"},
     "metrics": {"data", "torch", "PIL"},
     "models": {"_files", "cam", "torch", "einops", "timm", "huggingface_hub", "safetensors", "numpy", "PIL"},
-    "cli": {"", "_files", "cam", "data", "metrics", "models", "torch", "typer", "rich", "PIL"},
+    "train": {"_files", "data", "models", "torch", "torchvision", "accelerate", "safetensors", "PIL"},
+    "cli": {"", "_files", "cam", "data", "metrics", "models", "train", "torch", "typer", "rich", "PIL"},
     "": {"cam", "models"},
 }
 

@@ -5,7 +5,7 @@ from crt.models._config import PretrainedCfg
 from crt.models._factory import create_model
 from crt.models._registry import get_pretrained_cfg, is_model, list_models, register_model
 from crt.models.cnn import CNNBranch
-from crt.models.dual import DualBranch, DualLoss
+from crt.models.dual import DualBranch, DualLoss, dual_loss
 from crt.models.vit import CRT
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "DualLoss",
     "PretrainedCfg",
     "create_model",
+    "dual_loss",
     "get_pretrained_cfg",
     "is_model",
     "list_models",

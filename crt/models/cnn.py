@@ -4,12 +4,14 @@ Departures: the backbone is any timm CNN with feature maps (the paper: ResNet-15
 training mode by a ``train`` that keeps to the contract of ``nn.Module``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
+
+from crt.models._source import load_weights
 
 __all__ = ["CNNBranch"]
 
@@ -63,6 +65,15 @@ class CNNBranch(nn.Module):
         parameters = list(self.backbone.parameters())
         gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
         return (p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None)
+
+    def load_backbone(self, state: Mapping[str, Tensor], name: str) -> None:
+        """Loads a timm state dict into the backbone; what comes after its feature maps is left out.
+
+        Raises:
+            ValueError: tensors are missing or of another shape; ``name`` is what the message calls them.
+        """
+        wanted = self.backbone.state_dict().keys()
+        load_weights(self.backbone, {key: value for key, value in state.items() if key in wanted}, name)
 
     def train(self, mode: bool = True) -> "CNNBranch":
         """Sets the mode as usual, but leaves batch norm in evaluation mode: its statistics stay the pretrained ones."""

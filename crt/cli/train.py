@@ -1,0 +1,76 @@
+"""``crt train``: training."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import track
+
+from crt.cli.common import err, one_line_errors, out
+
+app = typer.Typer(help="Train (extra `train`).", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Train (extra `train`)."""
+
+
+@app.command("cam")
+def train_cam(
+    output: Annotated[Path, typer.Option("--out", help="Folder of the run; a stopped run goes on from there.")],
+    voc: Annotated[Path | None, typer.Option(help="Train on a folder in the VOC layout ...")] = None,
+    split: Annotated[str, typer.Option("--list", help="... and this list in ImageSets/Segmentation.")] = "cls_train",
+    images: Annotated[Path | None, typer.Option(help="Or train on a folder of photos ...")] = None,
+    labels: Annotated[Path | None, typer.Option(help="... and a CSV with the columns file,labels.")] = None,
+    preset: Annotated[str, typer.Option(help="A named recipe: t16-voc9k (the bundled weights), paper.")] = "t16-voc9k",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting of the recipe, NAME=VALUE; may be repeated.")
+    ] = None,
+    backbone_checkpoint: Annotated[
+        Path | None, typer.Option(help="ImageNet weights of the ViT (safetensors, timm's layout); none: from timm.")
+    ] = None,
+    cnn_checkpoint: Annotated[Path | None, typer.Option(help="The same for the CNN.")] = None,
+    pretrained: Annotated[bool, typer.Option(help="Start from ImageNet weights, or from random ones.")] = True,
+    seed: int = 0,
+    precision: Annotated[str, typer.Option(help="no (float32), bf16 or fp16.")] = "no",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile both backbones.")] = False,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode photos.")] = 1,
+) -> None:
+    """Train on image-level labels; the result is OUT/model. Several processes: `accelerate launch -m crt.cli ...`."""
+    with one_line_errors():
+        try:
+            from crt.train import build_branches, make_recipe
+            from crt.train import train_cam as train
+        except ModuleNotFoundError as error:
+            raise ValueError(f"training needs {error.name}: pip install 'crt-wsss[train]'.") from error
+        from crt.data import LabelledPhotos
+
+        if (voc is None) == (images is None) or (images is None) != (labels is None):
+            raise ValueError("give either --voc (and --list), or --images and --labels.")
+        recipe = make_recipe(preset, set_ or [])
+        photos = LabelledPhotos.from_voc(voc, split) if voc else LabelledPhotos.from_csv(images, labels)  # type: ignore[arg-type]
+        model = build_branches(
+            recipe,
+            photos.class_names,
+            backbone_checkpoint=backbone_checkpoint,
+            cnn_checkpoint=cnn_checkpoint,
+            pretrained=pretrained,
+            seed=seed,
+        )
+        train(
+            model,
+            photos,
+            output,
+            recipe,
+            seed=seed,
+            precision=precision,
+            compile=compile,
+            save_every=save_every,
+            workers=workers,
+            progress=lambda steps, first, total: track(
+                steps, "steps", completed=first, total=total, console=err, transient=True
+            ),
+        )
+        out.print(f"{len(photos)} photos, {len(photos.class_names)} classes -> {output / 'model'}", highlight=False)

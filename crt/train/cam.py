@@ -1,0 +1,216 @@
+"""The CAM stage: both branches on image-level labels, over accelerate (paper sections 3.3 and 4.1)."""
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from crt.data import LabelledPhotos
+from crt.models import CRT, CNNBranch, DualBranch, DualLoss, create_model, dual_loss
+from crt.models._source import read_weights
+from crt.train.checkpoint import load_checkpoint, save_checkpoint
+from crt.train.photos import Crops, batch_plan
+from crt.train.recipe import CAMRecipe
+
+__all__ = ["build_branches", "train_cam"]
+
+logger = logging.getLogger(__name__)
+LOG_EVERY = 50
+
+
+def build_branches(
+    recipe: CAMRecipe,
+    class_names: list[str],
+    *,
+    backbone_checkpoint: str | os.PathLike[str] | None = None,
+    cnn_checkpoint: str | os.PathLike[str] | None = None,
+    pretrained: bool = False,
+    seed: int = 0,
+) -> DualBranch:
+    """The model of a recipe.
+
+    Args:
+        backbone_checkpoint, cnn_checkpoint: ImageNet weights of the two backbones, safetensors in timm's layout.
+        pretrained: fetch those that are not given from timm.
+        seed: of the heads' random weights (and of all others, where none are loaded).
+    """
+    torch.manual_seed(seed)
+    vit = create_model(
+        recipe.model,
+        class_names=class_names,
+        num_passes=recipe.num_passes,
+        backbone_checkpoint=backbone_checkpoint,
+        pretrained_backbone=pretrained and backbone_checkpoint is None,
+    )
+    if recipe.cnn is None:
+        return DualBranch(vit, None)
+    fetch = pretrained and cnn_checkpoint is None
+    cnn = CNNBranch(recipe.cnn, num_classes=len(class_names), pretrained_backbone=fetch)
+    if cnn_checkpoint is not None:
+        cnn.load_backbone(read_weights(Path(cnn_checkpoint), str(cnn_checkpoint)), str(cnn_checkpoint))
+    return DualBranch(vit, cnn)
+
+
+def train_cam(
+    model: DualBranch,
+    photos: LabelledPhotos,
+    out: str | os.PathLike[str],
+    recipe: CAMRecipe,
+    *,
+    seed: int = 0,
+    precision: str = "no",
+    compile: bool = False,
+    save_every: int = 200,
+    workers: int = 1,
+    progress: Callable[[Iterable[Any], int, int], Iterable[Any]] = lambda steps, first, total: steps,
+) -> CRT:
+    """Trains both branches; the ViT branch ends up in ``out/model``.
+
+    A run that was stopped goes on from ``out/checkpoint.safetensors`` when it is called again with the same arguments,
+    and ends with the same weights as a run that was not stopped (same machine, same number of processes and threads).
+
+    Args:
+        model: both branches (``build_branches``).
+        photos: the training photos.
+        out: folder for checkpoint, log (JSON lines) and model; made if need be.
+        recipe: the settings, for example ``PRESETS["paper"]``.
+        seed: of crops and order.
+        precision: "no" (float32), "bf16" or "fp16".
+        compile: compile both backbones.
+        save_every: steps between checkpoints.
+        workers: processes that decode photos.
+        progress: wraps the steps; called with them, the first step and their total number.
+
+    Returns:
+        The trained ViT branch, in evaluation mode.
+
+    Raises:
+        ValueError: ``out`` holds a run with other settings, fewer photos than a batch, a loss that is not finite.
+        OSError: a photo that cannot be read, a checkpoint that cannot be written.
+    """
+    accelerator = Accelerator(mixed_precision=precision)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    plan = batch_plan(len(photos), recipe.batch_size, recipe.epochs, seed)
+    settings = {**dataclasses.asdict(recipe), "seed": seed, "photos": len(photos), "classes": photos.class_names}
+    optimizer = _optimizer(model, recipe)
+    checkpoint, first = out / "checkpoint.safetensors", 0
+    if checkpoint.exists():
+        first = load_checkpoint(checkpoint, model, optimizer, settings)
+        logger.info("%s: goes on at step %d of %d", out, first, len(plan))
+    if compile:
+        _compile(model)
+    loader = _loader(model.vit, photos, recipe, seed, plan[first:], accelerator, workers)
+    model.train()
+    wrapped, prepared = accelerator.prepare(model, optimizer)
+    log = _Log(out / "log.jsonl", first)
+    for step, (images, targets) in enumerate(progress(loader, first, len(plan)), first):
+        epoch = plan[step][0][0]
+        for group, rate in zip(optimizer.param_groups, _rates(recipe, step, len(plan)), strict=True):
+            group["lr"] = rate
+        coupling = recipe.coupling if epoch >= recipe.coupling_from else 0.0
+        losses = _step(accelerator, wrapped, prepared, images, targets, coupling, recipe.clip)
+        last = step + 1 == len(plan)
+        if accelerator.is_main_process:
+            log.add(step + 1, epoch, losses, recipe.batch_size)
+            if last or (step + 1) % save_every == 0:
+                save_checkpoint(checkpoint, model, optimizer, step + 1, settings)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        model.vit.save_pretrained(out / "model")
+    return model.vit.eval()
+
+
+def _step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: Any,
+    images: Tensor,
+    targets: Tensor,
+    coupling: float,
+    clip: float | None,
+) -> DualLoss:
+    """One update of all parameters."""
+    images, targets = images.to(accelerator.device), targets.to(accelerator.device)
+    with accelerator.autocast():
+        vit_maps, cnn_maps = model(images)
+    losses = dual_loss(vit_maps, cnn_maps, targets, (images.shape[-2], images.shape[-1]), coupling=coupling)
+    optimizer.zero_grad(set_to_none=True)
+    accelerator.backward(losses.total)
+    if clip is not None:
+        accelerator.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    return losses
+
+
+def _optimizer(model: DualBranch, recipe: CAMRecipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over two groups, backbones and heads, in the order of ``_rates``."""
+    heads = [p for name, p in model.named_parameters() if ".head." in name]
+    bodies = [p for name, p in model.named_parameters() if ".head." not in name and p.requires_grad]
+    groups = [{"params": bodies}, {"params": heads}]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def _rates(recipe: CAMRecipe, step: int, steps: int) -> tuple[float, float]:
+    """Learning rates of backbones and heads at a step: linear rise, polynomial decay."""
+    rise = min((step + 1) / recipe.warmup, 1.0) if recipe.warmup else 1.0
+    rate = recipe.lr * rise * (1 - step / steps) ** recipe.power
+    return rate, recipe.head_factor * rate
+
+
+def _compile(model: DualBranch) -> None:
+    model.vit.backbone.blocks.compile()
+    if model.cnn is not None:
+        model.cnn.backbone.compile()
+
+
+def _loader(
+    vit: CRT,
+    photos: LabelledPhotos,
+    recipe: CAMRecipe,
+    seed: int,
+    plan: list[list[tuple[int, int]]],
+    accelerator: Accelerator,
+    workers: int,
+) -> DataLoader:
+    """The crops of this process's share of each batch."""
+    crops = Crops(photos, recipe, vit.config["mean"], vit.config["std"], seed)
+    mine = [batch[accelerator.process_index :: accelerator.num_processes] for batch in plan]
+    return DataLoader(crops, batch_sampler=mine, num_workers=workers, prefetch_factor=4 if workers else None)
+
+
+class _Log:
+    """Mean losses and speed, a line of JSON every ``LOG_EVERY`` steps.
+
+    Raises:
+        ValueError: a loss is NaN or infinite.
+    """
+
+    def __init__(self, path: Path, first: int) -> None:
+        self.path, self.first, self.start = path, first, time.monotonic()
+        self.sums: dict[str, float] = {}
+
+    def add(self, step: int, epoch: int, losses: DualLoss, batch_size: int) -> None:
+        for name, value in losses._asdict().items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+        if not math.isfinite(self.sums["total"]):
+            raise ValueError(f"the loss is no longer finite at step {step}; try a lower learning rate or float32.")
+        if step % LOG_EVERY:
+            return
+        means = {name: round(value / LOG_EVERY, 5) for name, value in self.sums.items()}
+        speed = round((step - self.first) * batch_size / (time.monotonic() - self.start), 2)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "epoch": epoch, **means, "photos_per_second": speed}) + "\n")
+        self.sums = {}

@@ -1,0 +1,109 @@
+"""What a training run is made of, and the runs that have names."""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["PRESETS", "CAMRecipe", "make_recipe"]
+
+
+@dataclass(frozen=True)
+class CAMRecipe:
+    """Settings of the CAM stage (paper section 4.1).
+
+    Attributes:
+        model: architecture of the ViT branch (``crt.list_models``).
+        num_passes: see ``CRT``.
+        cnn: timm CNN of the other branch, or None to train the transformer alone.
+        coupling: weight of the distance between the branches' maps, the paper's lambda.
+        coupling_from: first epoch (from 0) in which it is not zero.
+        epochs, batch_size: length of the run, photos a step over all processes.
+        optimizer, lr, weight_decay: of the backbones.
+        head_factor: learning rate of the heads as a multiple of ``lr``.
+        warmup: steps of linear rise, before polynomial decay with ``power``.
+        clip: largest gradient norm; None does not clip.
+        crop: side of the training crop, pixels.
+        area: share of the photo's area that a crop shows, (smallest, largest), of any shape from 3:4 to 4:3; None
+            is the paper's way, the long side brought to ``long_side`` and a crop padded with zeros.
+        long_side: range in pixels, used without ``area``.
+    """
+
+    model: str = "crt_vit_t16"
+    num_passes: int = 0
+    cnn: str | None = "tf_efficientnet_lite0"
+    coupling: float = 0.1
+    coupling_from: int = 1
+    epochs: int = 4
+    batch_size: int = 16
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-4
+    weight_decay: float = 0.01
+    head_factor: float = 10.0
+    warmup: int = 100
+    power: float = 0.9
+    clip: float | None = 5.0
+    crop: int = 224
+    area: tuple[float, float] | None = (0.3, 1.0)
+    long_side: tuple[int, int] = (210, 420)
+
+
+PRESETS = {
+    "t16-voc9k": CAMRecipe(),
+    "paper": CAMRecipe(
+        model="crt_vit_s16",
+        num_passes=3,
+        cnn="resnet152",
+        epochs=10,
+        optimizer="sgd",
+        lr=0.1,
+        weight_decay=1e-4,
+        warmup=0,
+        clip=None,
+        crop=336,
+        area=None,
+    ),
+}
+
+
+def make_recipe(preset: str, changes: Iterable[str] = ()) -> CAMRecipe:
+    """A named recipe with settings changed.
+
+    Args:
+        preset: a name in ``PRESETS``.
+        changes: "name=value" each, the value in JSON; text needs no quotes.
+
+    Raises:
+        ValueError: an unknown preset or setting, or a value of the wrong type.
+
+    >>> make_recipe("paper", ["epochs=2", "cnn=resnet50"]).cnn
+    'resnet50'
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}.")
+    recipe, values = PRESETS[preset], {}
+    for change in changes:
+        name, _, text = change.partition("=")
+        fields = dataclasses.asdict(recipe)
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(fields)}."
+            raise ValueError(f"unknown setting {name!r}; {hint}")
+        values[name] = _parse(name, text, fields[name])
+    return dataclasses.replace(recipe, **values)
+
+
+def _parse(name: str, text: str, old: Any) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    if isinstance(old, float) and isinstance(value, int):
+        value = float(value)
+    if isinstance(value, list):
+        value = tuple(value)
+    if value is not None and old is not None and type(value) is not type(old):
+        raise ValueError(f"{name}={text}: expected a value like {json.dumps(old)}.")
+    return value

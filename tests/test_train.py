@@ -1,0 +1,237 @@
+"""The CAM stage: it learns, it goes on exactly where it was killed, two processes train, mistakes are named."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+pytest.importorskip("accelerate", reason="needs the extra `train`")
+
+from typer.testing import CliRunner
+
+from crt.cli import app
+from crt.data import LabelledPhotos
+from crt.models import CRT, DualBranch
+from crt.train import PRESETS, CAMRecipe, build_branches, make_recipe, train_cam
+from crt.train.photos import Crops, batch_plan
+
+from .conftest import TINY
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
+QUICK = CAMRecipe(cnn=None, epochs=2, batch_size=4, lr=1e-3, warmup=0, crop=64, area=(0.5, 1.0))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """24 photos of one or two coloured squares on noise, and their labels."""
+    random = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    with open(tmp_path / "labels.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "labels"])
+        for i in range(24):
+            names = sorted(random.choice(list(COLOURS), size=random.integers(1, 3), replace=False))
+            pixels = random.integers(90, 160, (80, 100, 3), dtype=np.uint8)
+            for place, name in enumerate(names):
+                pixels[20:60, 10 + 45 * place : 45 + 45 * place] = COLOURS[name]
+            Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
+            table.writerow([f"{i}.png", " ".join(names)])
+    return tmp_path
+
+
+def tiny_model(names):
+    torch.manual_seed(0)
+    return DualBranch(
+        CRT("vit_tiny_patch16_224", class_names=names, num_classes=len(names), num_passes=0, **TINY), None
+    )
+
+
+def photos_of(folder):
+    return LabelledPhotos.from_csv(folder / "photos", folder / "labels.csv")
+
+
+def test_it_learns(folder):
+    photos = photos_of(folder)
+    recipe = make_recipe("t16-voc9k", ["cnn=null", "epochs=20", "batch_size=8", "lr=0.002", "crop=64", "warmup=5"])
+    model = train_cam(tiny_model(photos.class_names), photos, folder / "run", recipe, workers=0)
+    assert not model.training
+    lines = [json.loads(line) for line in (folder / "run/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [50]
+    right = 0
+    for photo in photos:
+        with torch.no_grad():
+            logits = model(model.prepare(Image.open(photo.image))[0][None])[0]
+        right += (logits > 0).nonzero().flatten().tolist() == photo.labels
+    assert right >= 20
+    again = CRT.from_pretrained(folder / "run/model")
+    assert again.class_names == ["blue", "green", "red"]
+    assert torch.equal(again.head.weight, model.head.weight)
+
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+from tests.test_train import QUICK, photos_of, tiny_model
+from crt.train import train_cam
+torch.set_num_threads(1)
+folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+photos = photos_of(folder)
+train_cam(tiny_model(photos.class_names), photos, out, QUICK, seed=3, save_every=2, workers=0,
+          progress=lambda steps, first, total: (print(first + i, flush=True) or s for i, s in enumerate(steps)))
+"""
+
+
+def start(folder, out, **more):
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "ACCELERATE_USE_CPU": "1", **more}
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(folder / out)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_killed_and_resumed_equals_never_stopped(folder):
+    whole = start(folder, "whole")
+    assert whole.wait(120) == 0
+    killed = start(folder, "killed")
+    for line in killed.stdout:
+        if int(line) >= 5:  # the checkpoint is of step 4
+            killed.send_signal(signal.SIGKILL)
+            break
+    assert killed.wait(60) == -signal.SIGKILL
+    assert not (folder / "killed/model").exists()
+    resumed = start(folder, "killed")
+    steps = [int(line) for line in resumed.stdout]
+    assert resumed.wait(120) == 0
+    assert steps[0] in (4, 6)
+    one, other = (load_file(folder / run / "model/model.safetensors") for run in ("whole", "killed"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_two_processes_train_as_one(folder):
+    ranks = [
+        start(
+            folder, "two", RANK=str(i), LOCAL_RANK=str(i), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="29551"
+        )
+        for i in range(2)
+    ]
+    assert [rank.wait(180) for rank in ranks] == [0, 0]
+    assert start(folder, "one").wait(120) == 0
+    one, two = (load_file(folder / run / "model/model.safetensors") for run in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-2, atol=2e-3)
+
+
+def test_a_run_with_other_settings_is_not_continued(folder):
+    photos = photos_of(folder)
+    train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, workers=0)
+    with pytest.raises(ValueError, match="seed: 0 then, 1 now"):
+        train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, seed=1, workers=0)
+    (folder / "run/checkpoint.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match="damaged"):
+        train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, workers=0)
+
+
+def test_samples_depend_on_their_key_alone(folder):
+    photos = photos_of(folder)
+    for recipe in (QUICK, CAMRecipe(crop=96, area=None, long_side=(60, 90))):
+        crops = Crops(photos, recipe, (0.5,) * 3, (0.5,) * 3, seed=0)
+        first, target = crops[1, 5]
+        torch.rand(7)
+        assert torch.equal(crops[1, 5][0], first)
+        assert not torch.equal(crops[2, 5][0], first)
+        assert first.shape == (3, recipe.crop, recipe.crop)
+        assert target.nonzero().flatten().tolist() == photos[5].labels
+
+
+def test_plan_visits_every_photo_once_an_epoch():
+    plan = batch_plan(10, 3, 2, seed=0)
+    assert len(plan) == 6
+    for epoch in range(2):
+        seen = [i for batch in plan for e, i in batch if e == epoch]
+        assert len(seen) == len(set(seen)) == 9
+    assert plan == batch_plan(10, 3, 2, seed=0) != batch_plan(10, 3, 2, seed=1)
+    with pytest.raises(ValueError, match="do not fill"):
+        batch_plan(2, 3, 1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "parts"),
+    [
+        ("file,labels\n0.png,red\n0.png,red\n", ValueError, ["line 3", "twice"]),
+        ("file,labels\n0.png,\n", ValueError, ["line 2", "at least one label"]),
+        ("file,labels\nnone.png,red\n", FileNotFoundError, ["line 2", "none.png"]),
+        ("name,labels\n0.png,red\n", ValueError, ["line 1", "file"]),
+        ("file,labels\n", ValueError, ["no rows"]),
+        ("file,labels\n0.png,red\n1.png,rad\n", ValueError, ["line 3", "Did you mean 'red'"]),
+    ],
+)
+def test_mistakes_in_a_table_are_named(folder, text, error, parts):
+    (folder / "labels.csv").write_text(text)
+    with pytest.raises(error) as caught:
+        LabelledPhotos.from_csv(folder / "photos", folder / "labels.csv", class_names=["red", "green", "blue"])
+    for part in ["labels.csv", *parts]:
+        assert part in str(caught.value)
+
+
+def test_a_broken_photo_is_named(folder):
+    (folder / "photos/3.png").write_bytes(b"no picture")
+    photos = photos_of(folder)
+    with pytest.raises(OSError, match=r"3\.png"):
+        train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, workers=0)
+
+
+def test_recipes():
+    paper = PRESETS["paper"]
+    assert (paper.model, paper.num_passes, paper.crop, paper.epochs, paper.lr) == ("crt_vit_s16", 3, 336, 10, 0.1)
+    changed = make_recipe("paper", ["cnn=resnet50", "lr=1", "area=[0.2, 1.0]", "clip=null"])
+    assert (changed.cnn, changed.lr, changed.area, changed.clip) == ("resnet50", 1.0, (0.2, 1.0), None)
+    for preset, change, message in [
+        ("papers", "", "t16-voc9k, paper"),
+        ("paper", "epoch=3", "did you mean 'epochs'"),
+        ("paper", "epochs=many", "a value like 10"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make_recipe(preset, [change] if change else [])
+
+
+@pytest.mark.parametrize(("vit", "cnn"), [("crt_vit_t16", "resnet18"), ("crt_vit_s16", "mobilenetv3_small_050")])
+def test_any_branches(vit, cnn):
+    model = build_branches(CAMRecipe(model=vit, cnn=cnn), ["a", "b"])
+    losses = model.loss(torch.randn(1, 3, 224, 224), torch.ones(1, 2))
+    assert torch.isfinite(losses.total)
+
+
+def test_command(folder):
+    arguments = [
+        "train",
+        "cam",
+        "--out",
+        folder / "run",
+        "--images",
+        folder / "photos",
+        "--labels",
+        folder / "labels.csv",
+    ]
+    settings = ["cnn=null", "epochs=1", "batch_size=12", "num_passes=0"]
+    options = ["--no-pretrained", "--workers", "0", *(part for s in settings for part in ("--set", s))]
+    done = CliRunner().invoke(app, [str(part) for part in arguments + options])
+    assert done.exit_code == 0, done.output
+    assert CRT.from_pretrained(folder / "run/model").num_passes == 0
+    for wrong, message in [(["--set", "x=1"], "unknown setting"), (["--voc", "."], "either --voc")]:
+        done = CliRunner().invoke(app, [str(part) for part in arguments + wrong])
+        assert done.exit_code == 2
+        assert message in " ".join(done.output.split())
