@@ -25,6 +25,8 @@ def overlay(pixels: Tensor, maps: Tensor, colours: Sequence[int], *, alpha: floa
     Returns:
         An RGB image of (H, W).
     """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be 0 to 1, got {alpha}.")
     photo = pixels.cpu().float()
     for cam, index in zip(maps.cpu().float(), colours, strict=True):
         if cam.shape != photo.shape[-2:]:

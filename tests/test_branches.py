@@ -64,6 +64,12 @@ def test_loss_is_the_papers(tiny, cnn):
     torch.testing.assert_close(independent.total, margin[0] + margin[1])
 
 
+def test_bool_targets(tiny):
+    x, targets = torch.randn(1, 3, 64, 64), torch.tensor([[True, False, False, True, False]])
+    model = DualBranch(tiny, None)
+    torch.testing.assert_close(model.loss(x, targets).total, model.loss(x, targets.float()).total)
+
+
 def test_coupling_works_across_grids():
     a, b = torch.randn(1, 2, 6, 6), torch.randn(1, 2, 3, 3)
     up = F.interpolate(b, (24, 24), mode="bilinear", align_corners=True)

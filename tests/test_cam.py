@@ -1,5 +1,9 @@
 """From photos to maps: properties of ``CRT.cam``, ``CRT.raw_cam`` and ``CAMExtractor``."""
 
+import copy
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors import safe_open
 
-from crt.cam import CAMExtractor, normalise
+from crt.cam import CAMExtractor, merge_scales, normalise
+from crt.cam.attention import _class_row
 from crt.models import CRT
 
 from .conftest import TINY
@@ -135,12 +140,12 @@ def test_absent_classes_are_exactly_zero(model, photo):
 
 
 def test_without_labels_the_predicted_classes_are_shown(model, photo):
+    model = copy.deepcopy(model)
     for bias, expected in [((9, -9, 9, -9, -9), [0, 2]), ((-9, -9, -8, -9, -9), [2])]:
         with torch.no_grad():
             model.head.weight.mul_(0.01)
             model.head.bias.copy_(torch.tensor(bias))
         assert CAMExtractor(model)(photo)[0].labels == expected
-    torch.nn.init.kaiming_uniform_(model.head.weight)
 
 
 def test_photos_of_different_sizes_lie_in_the_corner(model):
@@ -229,6 +234,57 @@ def test_stream_holds_few_photos(model):
     assert len(asked) == 40
 
 
+def test_a_bad_photo_in_a_stream_comes_after_the_good_ones(model, photo):
+    def pairs():
+        yield from [(photo, "cat")] * 3
+        yield torch.full((3, 9, 9), float("nan")), "cat"
+        raise AssertionError("not asked for")
+
+    results, error = [], None
+    try:
+        for result in CAMExtractor(model, batch_size=64).stream(pairs()):
+            results.append(result)
+    except ValueError as caught:
+        error = str(caught)
+    assert len(results) == 3
+    assert error.startswith("photo 3 of the stream: ")
+    assert "NaN" in error
+
+
+def test_threads_do_not_see_each_others_attention(model):
+    tiles = [torch.randn(1 + i, 3, 64, 64) for i in range(4)]
+    expected = [model.tile_maps(t)[1] for t in tiles]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for found, wanted in zip(pool.map(lambda t: model.tile_maps(t)[1], tiles), expected, strict=True):
+                torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_peak_memory_of_many_scales_is_that_of_one(photo):
+    """Scales are summed as they come: the arrays of full size do not pile up."""
+    maps = [torch.rand(4, 8 * n, 8 * n) for n in range(1, 8)]
+    made = []
+    original = torch.nn.functional.interpolate
+
+    def counted(*arguments, **options):
+        made.append(weakref.ref(result := original(*arguments, **options)))
+        assert sum(ref() is not None for ref in made) <= 2
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "interpolate", counted)
+        merge_scales(maps, (300, 300))
+    assert len(made) == 7
+
+
+def test_attention_is_not_rounded_by_autocast(model):
+    layer = model.backbone.blocks[0].attn
+    qkv = torch.randn(2, 17, 96)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = _class_row(layer, qkv)
+    torch.testing.assert_close(found, _class_row(layer, qkv), rtol=1e-6, atol=1e-7)
+
+
 def test_result(model, photo, tmp_path):
     (result,) = CAMExtractor(model)(photo, [["dog", "person"]])
     assert result.names == ["dog", "person"]
@@ -237,6 +293,9 @@ def test_result(model, photo, tmp_path):
     assert set(mask.unique().tolist()) <= {0, 2, 5}
     assert result.overlay().size == (150, 100)
     assert torch.equal(result.pixels, photo)
+    (raw,) = CAMExtractor(model, normalize=False)(photo, [["dog", "person"]])
+    assert raw.maps.max() < 0.9 * result.maps.max()
+    assert (raw.mask(0.5) != mask).float().mean() < 0.01
     for name, (x0, y0, x1, y1) in result.boxes(0.5).items():
         cam = result.maps[result.names.index(name)]
         assert 0 <= x0 < x1 <= 150
@@ -254,14 +313,32 @@ def test_result(model, photo, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"scales": ()}, {"scales": (0,)}, {"scales": (-1,)}, {"batch_size": 0}, {"max_side": 0}]
+    "arguments",
+    [
+        {"scales": ()},
+        {"scales": (0,)},
+        {"scales": (-1,)},
+        {"scales": 1.0},
+        {"scales": (99,)},
+        {"batch_size": 0},
+        {"max_side": 0},
+    ],
 )
 def test_wrong_settings(model, arguments):
     with pytest.raises(ValueError, match="scales|at least 1"):
         CAMExtractor(model, **arguments)
 
 
+def test_wrong_size(model, photo):
+    for size in [(0, 5), (1, 2, 3)]:
+        with pytest.raises(ValueError, match="size must be"):
+            model.cam(photo, "cat", size=size)
+
+
 def test_wrong_raw_input(model):
+    for x, message in [(torch.full((1, 3, 64, 64), float("nan")), "NaN"), (torch.zeros(0, 3, 64, 64), "no images")]:
+        with pytest.raises(ValueError, match=message):
+            model.raw_cam(x)
     for x in (torch.zeros(3, 64, 64), torch.zeros(1, 4, 64, 64), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)):
         with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
             model.raw_cam(x)

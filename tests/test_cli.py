@@ -127,6 +127,16 @@ def test_nothing_is_overwritten_by_half(model, tmp_path, monkeypatch):
     assert (out / "chelsea.mask.png").read_bytes() == b"old"
 
 
+def test_models_without_names_and_with_many_classes(tmp_path):
+    CRT("vit_tiny_patch16_224", num_classes=300, **TINY).save_pretrained(tmp_path / "model")
+    model = f"local-dir:{tmp_path / 'model'}"
+    shutil.copy(PHOTO, tmp_path / "a[red].jpg")
+    done = run("cam", tmp_path / "a[red].jpg", "--labels", "280,3", "--out", tmp_path / "out", "--model", model)
+    assert done.exit_code == 0, done.output
+    assert "a[red].jpg: 3, 280" in done.output
+    assert set(np.unique(load_mask(tmp_path / "out/a_red_.mask.png"))) <= {0, 4, 281}
+
+
 def test_models():
     done = run("models")
     assert done.exit_code == 0

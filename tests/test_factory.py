@@ -59,8 +59,13 @@ def test_bundled_weights_load_offline(name):
         ("crt_vit_t16", {"num_classes": 0}, ValueError, ["at least 1"]),
         ("crt_vit_t16", {"num_passes": -1}, ValueError, ["num_passes"]),
         ("crt_vit_t16", {"stride": 100}, ValueError, ["multiples of the patch"]),
-        ("crt_vit_t16", {"num_classes": 2, "class_names": ["a", "a"]}, ValueError, ["2 different names"]),
+        ("crt_vit_t16", {"num_classes": 2, "class_names": ["a", "a"]}, ValueError, ["different names"]),
         ("crt_vit_t16", {"pretrained": True, "pretrained_backbone": True}, ValueError, ["only one"]),
+        ("crt_vit_t16", {"class_names": "cat"}, TypeError, ["list of names", "cat"]),
+        ("crt_vit_t16", {"num_classes": 3, "class_names": ["a", "b"]}, ValueError, ["3 names, got 2"]),
+        ("crt_vit_t16", {"backbone": "vit_tinny_patch16_224"}, ValueError, ["vit_tiny_patch16_224"]),
+        ("crt_vit_t16", {"backbone": "resnet18"}, ValueError, ["resnet18", "plain ViT"]),
+        (None, {}, TypeError, ["name is text"]),
         ("crt_vit_t16", {"pretrained_backbone": True}, OSError, ["vit_tiny_patch16_224", "backbone_checkpoint"]),
     ],
 )
@@ -106,6 +111,39 @@ def test_other_classes_get_a_new_head_and_it_is_said(saved, tiny, caplog):
     config = json.loads((saved / "config.json").read_text())
     assert (config["num_classes"], config["class_names"]) == (2, ["a", "b"])
     assert crt.create_model(f"local-dir:{saved}", pretrained=True).num_classes == 2
+
+
+def test_weights_of_another_architecture_are_refused(saved, tiny):
+    with pytest.raises(ValueError, match="trained with the backbone vit_tiny_patch16_224"):
+        crt.create_model("crt_vit_s16", checkpoint_path=saved)
+    model = crt.create_model("crt_vit_s16", checkpoint_path=saved, backbone="vit_tiny_patch16_224")
+    assert torch.equal(model.head.weight, tiny.head.weight)
+
+
+def test_renamed_classes_keep_the_head_and_it_is_said(saved, tiny, caplog):
+    with caplog.at_level(logging.WARNING):
+        model = crt.create_model(f"local-dir:{saved}", pretrained=True, class_names=list("vwxyz"))
+    assert "head is kept" in caplog.text
+    assert model.class_names == list("vwxyz")
+    assert torch.equal(model.head.weight, tiny.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("file", "mean"),
+    [("deit_tiny_patch16_224.fp16", (0.485, 0.456, 0.406)), ("vit_tiny_patch16_224", (0.5,) * 3), ("mine", (0.5,) * 3)],
+)
+def test_normalisation_follows_the_weights(file, mean, tmp_path):
+    backbone = crt.create_model("crt_vit_t16").backbone.state_dict()
+    save_file(backbone, tmp_path / f"{file}.safetensors")
+    model = crt.create_model("crt_vit_t16", backbone_checkpoint=tmp_path / f"{file}.safetensors")
+    assert model.pretrained_cfg["mean"] == mean
+    assert crt.create_model("crt_vit_t16", mean=(0.1, 0.2, 0.3)).config["mean"] == [0.1, 0.2, 0.3]
+
+
+def test_normalisation_is_not_rounded_with_the_weights(saved):
+    model = crt.create_model("crt_vit_s16", num_classes=1).bfloat16()
+    assert model.config["mean"] == [0.485, 0.456, 0.406]
+    assert model.mean.dtype == torch.float32
 
 
 def test_an_address_without_pretrained_is_random_and_says_so(saved, tiny, caplog):

@@ -31,7 +31,10 @@ def picture(mode: str, colour) -> Image.Image:
         (picture("I;16", 257 * 99), (99, 99, 99)),
         (picture("I", 257 * 99), (99, 99, 99)),
         (picture("I", 200), (200, 200, 200)),
+        (picture("I;16", 257), (1, 1, 1)),
         (picture("F", 12.4), (12, 12, 12)),
+        (picture("F", 0.2), (51, 51, 51)),
+        (torch.full((1, 4, 5), 9, dtype=torch.uint8), (9, 9, 9)),
         (picture("RGB", (1, 2, 3)).quantize(4), (1, 2, 3)),
         (np.full((4, 5), 9, np.uint8), (9, 9, 9)),
         (np.full((4, 5, 1), 9, np.uint8), (9, 9, 9)),
@@ -78,7 +81,7 @@ def test_a_truncated_file_is_an_error_even_in_a_list():
         (torch.zeros(0, 3, 4, 4), ValueError, "batch of none"),
         (torch.zeros(4, 4), ValueError, "(3, H, W)"),
         (torch.zeros(4, 4, 3), ValueError, "permute(2, 0, 1)"),
-        (torch.zeros(1, 4, 4), ValueError, "(3, H, W)"),
+        (torch.zeros(2, 4, 4), ValueError, "(3, H, W)"),
         (torch.zeros(3, 0, 4), ValueError, "(3, H, W)"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), TypeError, "uint8"),
         (torch.full((3, 4, 4), 200.0), ValueError, "to(torch.uint8)"),
@@ -111,7 +114,9 @@ def test_what_is_no_photo_is_refused(image, error, message):
         (["cat", "dog"], 3, ValueError, "each of 3 images"),
         ([["cat"], ["dog"]], 1, ValueError, "each of 1 images"),
         (torch.zeros(2, 4), 2, ValueError, "(2, 3)"),
-        (torch.tensor([0, 2]), 2, ValueError, "labels.tolist()"),
+        (torch.tensor([0, 2]), 2, ValueError, "[[0, 2], [5]]"),
+        ([[0, 1, 1]], 1, ValueError, "looks like multi-hot"),
+        ({"cat", "dog"}, 2, ValueError, "each of 2 images"),
         (torch.tensor([[0.0, 0.5, 1.0]]), 1, ValueError, "0 or 1"),
         (torch.tensor([[0.0, float("nan"), 1.0]]), 1, ValueError, "0 or 1"),
         ({"cat": 1}, 1, TypeError, "multi-hot"),
@@ -122,6 +127,11 @@ def test_what_is_no_label_is_refused(labels, count, error, message):
     with pytest.raises(error) as caught:
         as_multi_hot(labels, count, 3, NAMES)
     assert message in str(caught.value)
+
+
+def test_arrays_of_indices_in_a_list():
+    hot = as_multi_hot([np.array([0, 2]), torch.tensor([1])], 2, 3, NAMES)
+    assert hot.tolist() == [[True, False, True], [False, True, False]]
 
 
 def test_names_need_a_model_with_names():

@@ -79,7 +79,7 @@ def test_classes_that_do_not_occur_do_not_count():
         (lambda: SeedCurve(2, []), "rising"),
         (lambda: SeedCurve(2, [0.5, 0.2]), "rising"),
         (lambda: SeedCurve(2, [0.5]).update(torch.zeros(1, 2, 2), [0], torch.zeros(2, 3)), "do not fit"),
-        (lambda: SeedCurve(2, [0.5]).update(torch.zeros(1, 1, 1), [0], torch.full((1, 1), 3)), "class 3"),
+        (lambda: SeedCurve(2, [0.5]).update(torch.zeros(1, 1, 1), [0], torch.full((1, 1), 3)), "classes \\[3\\]"),
     ],
 )
 def test_wrong_input_is_named(call, message):

@@ -69,7 +69,7 @@ def test_it_learns(folder):
     right = 0
     for photo in photos:
         with torch.no_grad():
-            logits = model(model.prepare(Image.open(photo.image))[0][None])[0]
+            logits = model(model.normalised(model.photos(Image.open(photo.image))[0])[None])[0]
         right += (logits > 0).nonzero().flatten().tolist() == photo.labels
     assert right >= 20
     again = CRT.from_pretrained(folder / "run/model")

@@ -5,8 +5,10 @@ each block's ``qkv`` layer, so the block itself keeps its fused attention and me
 This is the only file with hooks; they, and the evaluation mode they run in, last as long as a ``with`` block.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -34,9 +36,14 @@ def class_attention(attentions: list[nn.Module], prefix: int = 1) -> Iterator[li
         if not isinstance(getattr(attention, "qkv", None), nn.Module):
             raise TypeError(f"{type(attention).__name__} has no `qkv` layer; class attention needs timm's Attention.")
     rows: list[Tensor] = []
+    owner = threading.get_ident()
 
     def hook(attention: nn.Module) -> Callable[..., None]:
-        return lambda _layer, _inputs, qkv: rows.append(_class_row(attention, qkv)[:, prefix:])
+        def collect(_layer: nn.Module, _inputs: Any, qkv: Tensor) -> None:
+            if threading.get_ident() == owner:  # another thread may be running the same model
+                rows.append(_class_row(attention, qkv)[:, prefix:])
+
+        return collect
 
     handles = [attention.qkv.register_forward_hook(hook(attention)) for attention in attentions]  # type: ignore[union-attr]
     try:
@@ -50,8 +57,8 @@ def _class_row(attention: nn.Module, qkv: Tensor) -> Tensor:
     """(B, N, 3 * D) from the ``qkv`` layer -> (B, N): row 0 of the attention matrix, averaged over the heads."""
     q, k, _ = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=attention.num_heads)
     q, k = attention.q_norm(q[:, :, :1]), attention.k_norm(k)  # type: ignore[operator]
-    scores = (q.float() * attention.scale) @ k.float().transpose(-2, -1)
-    return torch.softmax(scores, dim=-1).mean(dim=1).squeeze(1)
+    scores = (q.float() * attention.scale * k.float()).sum(dim=-1)  # no matrix product: autocast would round it
+    return torch.softmax(scores, dim=-1).mean(dim=1)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """CAM extraction: scales and mirrors of photos, cut into tiles, run in batches, put together again.
 
-The tiles of all scales, mirrors and photos form one stream that is computed ``batch_size`` tiles at a time, so memory
-depends neither on the number of photos nor on that of scales (paper section 3.4 for the scales and the sum).
+The tiles of all scales, mirrors and photos form one stream that is computed ``batch_size`` tiles at a time (paper
+section 3.4 for the scales and the sum).  Read ``_finished_views`` for the stream, ``_View.cam`` for what becomes of it.
 
 Departure: the reference pads the photo and its mirror both on the right and crops to whole patches, which shifts one
 map against the other by up to a patch.  With ``align="exact"`` each scaled photo is resized to whole patches instead,
@@ -9,9 +9,8 @@ so the patch grid covers the photo and nothing else.
 """
 
 import itertools
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +20,8 @@ from crt.cam.result import CAMResult
 from crt.cam.tiling import merge, offsets, pad_to
 
 __all__ = ["CAMExtractor", "CAMModel", "patch_cams"]
+
+_Pair = tuple[Tensor, Tensor | None]  # a photo, and which of the K classes are in it
 
 
 class CAMModel(Protocol):
@@ -33,29 +34,23 @@ class CAMModel(Protocol):
     tile: int
     stride: int
 
+    @property
+    def device(self) -> torch.device: ...
+
     def tile_maps(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
         """(T, 3, tile, tile) -> class maps (T, K, g, g) and class attention (T, 1, g, g), g = tile / patch."""
 
-    def prepare(self, images: Any) -> list[Tensor]:
-        """One image or several, in any accepted form -> normalised float (3, H, W) each."""
+    def photos(self, images: Any) -> list[Tensor]:
+        """One image or several, in any accepted form -> (3, H, W) each, uint8 or already normalised floats."""
 
     def multi_hot(self, labels: Any, count: int) -> Tensor | None:
         """Labels of ``count`` images in any accepted form -> (count, K) bool, or None for "predict them"."""
 
-    def to_pixels(self, photo: Tensor) -> Tensor:
-        """The inverse of ``prepare``: (3, H, W) normalised -> (3, H, W) uint8."""
+    def normalised(self, photo: Tensor) -> Tensor:
+        """(3, H, W) uint8 -> normalised floats; these are returned as they are."""
 
-
-class _View(NamedTuple):
-    """One photo at one scale, mirrored or not, padded for tiling."""
-
-    image: Tensor  # (3, Hp, Wp)
-    mirrored: bool
-    cells: tuple[int, int]  # patches that show the photo, without the padding
-
-    def places(self, tile: int, stride: int) -> list[tuple[int, int]]:
-        height, width = self.image.shape[-2:]
-        return list(itertools.product(offsets(height, tile, stride), offsets(width, tile, stride)))
+    def pixels(self, photo: Tensor) -> Tensor:
+        """The inverse: (3, H, W) normalised -> uint8; this is returned as it is."""
 
 
 class CAMExtractor:
@@ -65,13 +60,13 @@ class CAMExtractor:
         model: a ``CRT``, or any module with the methods of ``CAMModel``.
         scales: factors on the photo's size (the paper: 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0).
         flip: add the CAM of the mirrored photo.
-        batch_size: tiles computed at once; the cap on memory.
+        batch_size: tiles computed at once, over scales and photos.
         max_side: photos with a longer side are seen as if reduced to it (in pixels); None sees them as they are.
             Maps always have the photo's own size.
         normalize: divide each map by (its maximum + 1e-5); otherwise maps are the raw sums.
 
     Raises:
-        ValueError: a scale, batch size or side that is not positive.
+        ValueError: a scale, batch size or side out of its range.
     """
 
     def __init__(
@@ -84,8 +79,8 @@ class CAMExtractor:
         max_side: int | None = 640,
         normalize: bool = True,
     ) -> None:
-        if not scales or any(not 0 < scale < 100 for scale in scales):
-            raise ValueError(f"scales must be one or more factors above 0, for example (0.5, 1.0, 1.5); got {scales}.")
+        if not isinstance(scales, Sequence) or not scales or any(not 0 < scale <= 16 for scale in scales):
+            raise ValueError(f"scales must be a list of factors above 0 and up to 16, like (0.5, 1.0); got {scales}.")
         if batch_size < 1 or (max_side is not None and max_side < 1):
             raise ValueError(f"batch_size and max_side must be at least 1; got {batch_size} and {max_side}.")
         self.model, self.scales, self.flip = model, tuple(scales), flip
@@ -102,103 +97,152 @@ class CAMExtractor:
         Returns:
             One result a photo, on the device of its image (of the model, for images that are not tensors).
         """
-        photos = self.model.prepare(images)
+        photos = self.model.photos(images)
         wanted = self.model.multi_hot(labels, len(photos))
-        pairs = zip(photos, [None] * len(photos) if wanted is None else wanted, strict=True)
-        return list(self._results(pairs, size))
+        return list(self._results(zip(photos, wanted if wanted is not None else itertools.repeat(None)), size))  # noqa: B905
 
     def stream(self, pairs: Iterable[tuple[Any, Any]], *, size: tuple[int, int] | None = None) -> Iterator[CAMResult]:
-        """CAMs of any number of (image, labels) pairs, one after another, in constant memory."""
+        """CAMs of any number of (image, labels) pairs, one after another; only those in flight are held.
 
-        def prepared() -> Iterator[tuple[Tensor, Tensor | None]]:
-            for image, labels in pairs:
-                (photo,) = self.model.prepare(image)
-                wanted = self.model.multi_hot(labels, 1)
+        Raises:
+            TypeError, ValueError, OSError: a pair that cannot be understood, after the results of all before it; the
+                message has its number, from 0.
+        """
+
+        def understood() -> Iterator[_Pair]:
+            for number, (image, labels) in enumerate(pairs):
+                try:
+                    (photo,) = self.model.photos([image])
+                    wanted = self.model.multi_hot(labels, 1)
+                except (TypeError, ValueError, OSError) as error:
+                    kind = next(kind for kind in (TypeError, ValueError, OSError) if isinstance(error, kind))
+                    raise kind(f"photo {number} of the stream: {error}") from error
                 yield photo, None if wanted is None else wanted[0]
 
-        return self._results(prepared(), size)
+        return self._results(understood(), size)
 
-    def _results(
-        self, pairs: Iterable[tuple[Tensor, Tensor | None]], size: tuple[int, int] | None
-    ) -> Iterator[CAMResult]:
-        model, grids_a_photo = self.model, len(self.scales) * (2 if self.flip else 1)
-        pending: deque[tuple[Tensor, Tensor | None]] = deque()
+    def _results(self, pairs: Iterable[_Pair], size: tuple[int, int] | None) -> Iterator[CAMResult]:
+        """Each photo's result as soon as its last tile is computed."""
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise ValueError(f"size must be (H, W) in pixels, got {size}.")
+        failed: list[Exception] = []
 
-        def views() -> Iterator[_View]:
-            for photo, wanted in pairs:
-                pending.append((photo, wanted))
-                height, width = photo.shape[-2:]
-                shrink = min(1.0, self.max_side / max(height, width)) if self.max_side else 1.0
-                for scale in self.scales:
-                    target = snapped_size(height, width, scale * shrink, model.patch)
-                    yield from _views(resize(photo, target, antialias=True), self.flip, model, "exact")
+        def views() -> Iterator[tuple[_View, Tensor]]:
+            try:
+                for photo, wanted in pairs:
+                    yield from self._views_of(photo, wanted)
+            except (TypeError, ValueError, OSError) as error:  # raised below, when the photos before it are done
+                failed.append(error)
 
-        grids = _grids(model, views(), self.batch_size)
-        for first in grids:
-            photo, wanted = pending.popleft()
-            maps, scores = zip(first, *itertools.islice(grids, grids_a_photo - 1), strict=True)
-            if wanted is None:
-                wanted = _predicted(torch.stack(scores).mean(dim=0))
-            kept = wanted.nonzero().flatten().tolist()
-            cam = merge_scales([m[kept] for m in maps], size or (photo.shape[-2], photo.shape[-1]))
-            yield CAMResult(
-                maps=(normalise(cam) if self.normalize else cam).to(photo.device),
-                labels=kept,
-                class_names=model.class_names,
-                seed_threshold=model.seed_threshold,
-                pixels=model.to_pixels(photo),
-            )
+        views_a_photo = len(self.scales) * (2 if self.flip else 1)
+        for done in _groups(_finished_views(self.model, views(), self.batch_size), views_a_photo):
+            yield self._result(done, size)
+        if failed:
+            raise failed[0]
+
+    def _views_of(self, photo: Tensor, wanted: Tensor | None) -> Iterator[tuple["_View", Tensor]]:
+        """The photo at every scale, each with its mirror image."""
+        image = self.model.normalised(photo.to(self.model.device))
+        shrink = min(1.0, self.max_side / max(photo.shape[-2:])) if self.max_side else 1.0
+        for scale in self.scales:
+            scaled = snapped_size(photo.shape[-2], photo.shape[-1], scale * shrink, self.model.patch)
+            for view, seen in _views(self.model, resize(image, scaled, antialias=True), self.flip, "exact"):
+                view.photo, view.kept = photo, None if wanted is None else wanted.nonzero().flatten().tolist()
+                yield view, seen
+
+    def _result(self, views: list["_View"], size: tuple[int, int] | None) -> CAMResult:
+        """Merges the finished views of one photo."""
+        photo, kept = views[0].photo, views[0].kept
+        if kept is None:
+            kept = _predicted(torch.stack([view.scores() for view in views]).mean(dim=0))
+            for view in views:
+                view.maps = [class_map[kept] for class_map in view.maps]
+        pair = 2 if self.flip else 1
+        maps = [torch.stack([view.cam() for view in scale]).sum(dim=0) for scale in _groups(views, pair)]
+        cam = merge_scales(maps, size or (photo.shape[-2], photo.shape[-1]))
+        return CAMResult(
+            maps=(normalise(cam) if self.normalize else cam).to(photo.device),
+            labels=kept,
+            class_names=self.model.class_names,
+            seed_threshold=self.model.seed_threshold,
+            pixels=self.model.pixels(photo),
+            normalized=self.normalize,
+        )
 
 
 def patch_cams(model: CAMModel, image: Tensor, *, mirror: bool, align: Align, batch_size: int = 16) -> Tensor:
-    """The unnormalised CAM of one image at its own size, on the patch grid: (3, H, W) -> (K, h, w)."""
+    """The unnormalised CAM of one normalised image at its own size, on the patch grid: (3, H, W) -> (K, h, w)."""
+    image = image.to(model.device)
     if align == "exact":
         image = resize(image, snapped_size(image.shape[-2], image.shape[-1], 1.0, model.patch))
-    grids = _grids(model, _views(image, mirror, model, align), batch_size)
-    return torch.stack([cam for cam, _ in grids]).sum(dim=0)
+    views = _finished_views(model, _views(model, image, mirror, align), batch_size)
+    return torch.stack([view.cam() for view in views]).sum(dim=0)
 
 
-def _views(image: Tensor, mirror: bool, model: CAMModel, align: Align) -> Iterator[_View]:
+class _View:
+    """One photo at one scale, mirrored or not: where its tiles lie, and what came of them so far."""
+
+    photo: Tensor
+    kept: list[int] | None = None  # classes to keep; None keeps all
+
+    def __init__(self, model: CAMModel, padded: tuple[int, int], cells: tuple[int, int], mirrored: bool) -> None:
+        rows, columns = (offsets(side, model.tile, model.stride) for side in padded)
+        self.places = list(itertools.product(rows, columns))
+        self.tiling = (model.tile // model.patch, model.stride // model.patch)
+        self.grid = (padded[0] // model.patch, padded[1] // model.patch)
+        self.cells, self.mirrored = cells, mirrored  # cells: patches that show the photo, without the padding
+        self.maps: list[Tensor] = []
+        self.attentions: list[Tensor] = []
+
+    def add(self, class_map: Tensor, attention: Tensor) -> None:
+        self.maps.append(class_map if self.kept is None else class_map[self.kept])
+        self.attentions.append(attention)
+
+    def cam(self) -> Tensor:
+        """(k, h, w): attention times class map, merged, cropped, cut at zero and mirrored back."""
+        cam = self._merged(torch.stack(self.maps).float() * torch.stack(self.attentions).float()).relu()
+        return cam.flip(-1) if self.mirrored else cam
+
+    def scores(self) -> Tensor:
+        """(K,) logits: the mean of the merged class maps."""
+        return self._merged(torch.stack(self.maps).float()).mean(dim=(-2, -1))
+
+    def _merged(self, maps: Tensor) -> Tensor:
+        return merge(maps, self.grid, *self.tiling)[0, :, : self.cells[0], : self.cells[1]]
+
+
+def _views(model: CAMModel, image: Tensor, mirror: bool, align: Align) -> Iterator[tuple[_View, Tensor]]:
     """The image and its mirror image, padded: to one tile at least, or as the reference does."""
     height, width = image.shape[-2:]
     cells = (-(-height // model.patch), -(-width // model.patch))
     if align == "reference":
-        padded = [max((side // model.stride + 1) * model.stride, model.tile) for side in (height, width)]
+        padded = tuple(max((side // model.stride + 1) * model.stride, model.tile) for side in (height, width))
     else:
-        padded = [max(side, model.tile) for side in (height, width)]
+        padded = (max(height, model.tile), max(width, model.tile))
     for mirrored in (False, True) if mirror else (False,):
-        yield _View(pad_to(image.flip(-1) if mirrored else image, padded[0], padded[1]), mirrored, cells)
+        seen = pad_to(image.flip(-1) if mirrored else image, padded[0], padded[1])
+        yield _View(model, (padded[0], padded[1]), cells, mirrored), seen
 
 
-def _grids(model: CAMModel, views: Iterable[_View], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each view: its CAM (K, h, w) on the patch grid, mirrored back, and the mean of its class maps (K,)."""
-    waiting: deque[_View] = deque()
-    tile, stride = model.tile, model.stride
-
-    def tiles() -> Iterator[Tensor]:
-        for view in views:
-            waiting.append(view)
-            for top, left in view.places(tile, stride):
-                yield view.image[:, top : top + tile, left : left + tile]
-
-    outputs = _tile_outputs(model, tiles(), batch_size)
-    for first in outputs:
-        view = waiting.popleft()
-        rest = itertools.islice(outputs, len(view.places(tile, stride)) - 1)
-        maps, attention = (torch.stack(part).float() for part in zip(first, *rest, strict=True))
-        grid = (view.image.shape[-2] // model.patch, view.image.shape[-1] // model.patch)
-        both = merge(torch.cat([maps * attention, maps], dim=1), grid, tile // model.patch, stride // model.patch)
-        cam, raw = both[0, :, : view.cells[0], : view.cells[1]].split(maps.shape[1])
-        yield (cam.flip(-1) if view.mirrored else cam).relu(), raw.mean(dim=(-2, -1))
+def _finished_views(model: CAMModel, views: Iterable[tuple[_View, Tensor]], batch_size: int) -> Iterator[_View]:
+    """Runs the tiles of all views through the model, ``batch_size`` at a time; yields each view when it has all."""
+    side = model.tile
+    tiles = ((view, seen[:, y : y + side, x : x + side]) for view, seen in views for y, x in view.places)
+    for batch in _groups(tiles, batch_size):
+        maps, attentions = model.tile_maps(torch.stack([tile for _, tile in batch]))
+        for (view, _), class_map, attention in zip(batch, maps, attentions, strict=True):
+            view.add(class_map, attention)
+            if len(view.maps) == len(view.places):
+                yield view
 
 
-def _tile_outputs(model: CAMModel, tiles: Iterator[Tensor], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """One (K, g, g) class map and one (1, g, g) attention map a tile, computed ``batch_size`` tiles at a time."""
-    while batch := list(itertools.islice(tiles, batch_size)):
-        yield from zip(*model.tile_maps(torch.stack(batch)), strict=True)
+def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of ``size`` items, the last one maybe shorter."""
+    iterator = iter(items)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
 
 
-def _predicted(logits: Tensor) -> Tensor:
-    """(K,) logits -> (K,) bool: the classes of probability over one half, or the likeliest if there is none."""
-    above = logits > 0
-    return above if above.any() else torch.arange(len(logits), device=logits.device) == logits.argmax()
+def _predicted(logits: Tensor) -> list[int]:
+    """(K,) logits -> the classes of probability over one half, or the likeliest if there is none."""
+    return (logits > 0).nonzero().flatten().tolist() or [int(logits.argmax())]

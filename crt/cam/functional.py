@@ -61,10 +61,11 @@ def merge_scales(maps: Sequence[Tensor], size: tuple[int, int], *, align: Align 
     """
     if not maps:
         raise ValueError("merge_scales needs the maps of at least one scale.")
-    if align == "exact":
-        return torch.stack([resize(m, size) for m in maps]).sum(dim=0)
-    above = (math.ceil(size[0] / 16) * 16, math.ceil(size[1] / 16) * 16)
-    return torch.stack([resize(m, above)[:, : size[0], : size[1]] for m in maps]).sum(dim=0)
+    whole = size if align == "exact" else (math.ceil(size[0] / 16) * 16, math.ceil(size[1] / 16) * 16)
+    total = maps[0].new_zeros(maps[0].shape[0], *size)
+    for scale in maps:
+        total += resize(scale, whole)[:, : size[0], : size[1]]
+    return total
 
 
 def mask_from_cam(cam: Tensor, labels: Sequence[int], threshold: float) -> Tensor:
@@ -95,7 +96,8 @@ def largest_component(mask: Tensor) -> Tensor:
     Returns:
         (H, W) bool; all False if ``mask`` is.
     """
-    own = torch.arange(1, mask.numel() + 1, device=mask.device).view(mask.shape)
+    device, mask = mask.device, mask.cpu()
+    own = torch.arange(1, mask.numel() + 1).view(mask.shape)
     labels = own * mask
     while True:
         # Take the largest label around, then the label of the pixel that label names: paths halve at every turn.
@@ -106,4 +108,4 @@ def largest_component(mask: Tensor) -> Tensor:
         labels = grown
     sizes = torch.bincount(labels.flatten())
     sizes[0] = 0
-    return labels.eq(sizes.argmax()) & mask
+    return (labels.eq(sizes.argmax()) & mask).to(device)

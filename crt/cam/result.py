@@ -12,12 +12,12 @@ from torch import Tensor
 
 from crt import viz
 from crt._files import write_tensors
-from crt.cam.functional import largest_component, mask_from_cam
+from crt.cam.functional import largest_component, mask_from_cam, normalise
 
 __all__ = ["CAMResult"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class CAMResult:
     """Class activation maps of one photo.
 
@@ -27,6 +27,7 @@ class CAMResult:
         class_names: the model's class names, or None.
         seed_threshold: the model's background score, the default of ``mask`` and ``boxes``.
         pixels: (3, h, w) uint8, the photo.
+        normalized: whether ``maps`` are; raw sums are normalised first where a threshold or a picture needs it.
     """
 
     maps: Tensor
@@ -34,6 +35,12 @@ class CAMResult:
     class_names: Sequence[str] | None
     seed_threshold: float
     pixels: Tensor
+    normalized: bool = True
+
+    @property
+    def cam(self) -> Tensor:
+        """``maps``, normalised: (k, H, W) in [0, 1]."""
+        return self.maps if self.normalized else normalise(self.maps)
 
     @property
     def names(self) -> list[str]:
@@ -46,7 +53,7 @@ class CAMResult:
         Args:
             threshold: score of the background, 0 to 1; None takes the model's.
         """
-        return mask_from_cam(self.maps, self.labels, self.seed_threshold if threshold is None else threshold)
+        return mask_from_cam(self.cam, self.labels, self.seed_threshold if threshold is None else threshold)
 
     def boxes(self, threshold: float | None = None) -> dict[str, tuple[int, int, int, int]]:
         """The box around each class's largest component, by name.
@@ -68,7 +75,7 @@ class CAMResult:
 
     def overlay(self, alpha: float = 0.5) -> Image.Image:
         """The photo under its maps, one colour a class (the colours of VOC's palette), at the photo's size."""
-        return viz.overlay(self.pixels, self.maps, [i + 1 for i in self.labels], alpha=alpha)
+        return viz.overlay(self.pixels, self.cam, [i + 1 for i in self.labels], alpha=alpha)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the maps as safetensors: ``maps`` (k, H, W) float32, ``labels`` (k,) int64; class names as metadata.

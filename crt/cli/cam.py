@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.progress import track
 
 from crt.cli.common import (
@@ -14,10 +15,10 @@ from crt.cli.common import (
     Flip,
     Model,
     Scales,
+    complain,
     err,
     factors,
     load_model,
-    one_line,
     one_line_errors,
     out,
 )
@@ -42,9 +43,11 @@ def cam(
     with one_line_errors():
         from crt.cam import CAMExtractor
 
-        names = _names(labels)
+        names: Any = _names(labels)
         targets = _targets(photos, output)
         network = load_model(model, device)
+        if names is not None and network.class_names is None:
+            names = [int(name) if name.isdecimal() else name for name in names]
         network.multi_hot(names, 1)  # unknown names fail before any work
         extractor = CAMExtractor(network, scales=factors(scales), flip=flip, batch_size=batch_size)
         output.mkdir(parents=True, exist_ok=True)
@@ -55,10 +58,12 @@ def cam(
                 _write(result, target, threshold)
             except (ValueError, TypeError, OSError) as error:
                 failed += 1
-                err.print(f"[bold red]error:[/] {photo}: {one_line(error)}", highlight=False, soft_wrap=True)
+                complain(error, f"{photo}: ")
             else:
                 out.print(
-                    f"{photo}: {', '.join(result.names) or 'no class'} -> {target}.*", highlight=False, soft_wrap=True
+                    escape(f"{photo}: {', '.join(result.names) or 'no class'} -> {target}.*"),
+                    highlight=False,
+                    soft_wrap=True,
                 )
         if failed:
             raise typer.Exit(2)
@@ -99,11 +104,14 @@ def _open(photo: Path) -> Any:
 
 
 def _write(result: Any, target: Path, threshold: float | None) -> None:
+    import torch
+
     from crt._files import whole_file
     from crt.data import save_mask
 
     with whole_file(target.with_name(target.name + ".mask.png")) as temporary:
-        save_mask(result.mask(threshold).cpu(), temporary)
+        mask = result.mask(threshold).cpu()
+        save_mask(mask, temporary, wide=mask.dtype != torch.uint8)
     with whole_file(target.with_name(target.name + ".overlay.png")) as temporary:
         result.overlay().save(temporary, format="PNG")
     result.save(target.with_name(target.name + ".cam.safetensors"))

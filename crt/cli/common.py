@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 out, err = Console(), Console(stderr=True)
@@ -14,7 +15,7 @@ Scales = Annotated[str, typer.Option(help="Factors at which photos are seen, sep
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 Model = Annotated[str, typer.Option(help="A name of `crt models`, hf-hub:ORG/NAME or local-dir:PATH.")]
 Flip = Annotated[bool, typer.Option(help="Add the map of the mirrored photo.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Tiles computed at once: the cap on memory.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Tiles computed at once, over scales and photos.")]
 
 
 @contextmanager
@@ -23,13 +24,14 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, OSError) as error:
-        err.print(f"[bold red]error:[/] {one_line(error)}", highlight=False, soft_wrap=True)
+        complain(error)
         raise typer.Exit(2) from error
 
 
-def one_line(error: BaseException) -> str:
+def complain(error: BaseException, about: str = "") -> None:
+    """One line on stderr."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text.replace("[", r"\[")
+    err.print(f"[bold red]error:[/] {escape(about + text)}", highlight=False, soft_wrap=True)
 
 
 def load_model(model: str, device: str) -> Any:

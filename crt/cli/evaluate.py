@@ -53,6 +53,8 @@ def eval_cam(
         from crt.data import VOC_CLASSES, VOCSegmentation
         from crt.metrics import make_record, seed_curve
 
+        if record is not None and not record.parent.is_dir():
+            raise FileNotFoundError(f"--json {record}: there is no folder {record.parent}.")
         data = VOCSegmentation(root, split)
         extractor = CAMExtractor(load_model(model, device), scales=factors(scales), flip=flip, batch_size=batch_size)
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16):
@@ -95,7 +97,7 @@ def _thresholds(text: str) -> list[float]:
             return numbers
         first, last, step = numbers
         count = int((last - first) / step + 1.5)
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(
             f"--thresholds {text!r}: expected one number or FIRST:LAST:STEP, for example 0.02:0.6:0.02."
         ) from None

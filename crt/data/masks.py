@@ -19,8 +19,11 @@ def palette() -> np.ndarray:
     return colours
 
 
-def save_mask(mask: Any, path: str | os.PathLike[str]) -> None:
+def save_mask(mask: Any, path: str | os.PathLike[str], *, wide: bool = False) -> None:
     """Writes a (H, W) mask of integers 0 to 255 as a palette PNG.
+
+    Args:
+        wide: write a 16-bit grey PNG instead, for values up to 65535.
 
     Raises:
         ValueError: another shape, or values that do not fit one byte.
@@ -29,20 +32,24 @@ def save_mask(mask: Any, path: str | os.PathLike[str]) -> None:
     values = np.asarray(mask)
     if values.ndim != 2 or values.dtype.kind not in "iu":
         raise ValueError(f"a mask is a (H, W) array of integers, got {values.dtype} {values.shape}.")
-    if values.size and (values.min() < 0 or values.max() > 255):
-        raise ValueError(f"a palette PNG holds values 0 to 255, got {values.min()} to {values.max()}.")
+    highest = 65535 if wide else 255
+    if values.size and (values.min() < 0 or values.max() > highest):
+        raise ValueError(f"this PNG holds values 0 to {highest}, got {values.min()} to {values.max()}.")
+    if wide:
+        Image.fromarray(values.astype(np.uint16)).save(path, format="PNG")
+        return
     image = Image.fromarray(values.astype(np.uint8)).convert("P")
     image.putpalette(palette().tobytes())
     image.save(path, format="PNG")
 
 
 def load_mask(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads a palette or grey PNG as (H, W) uint8, the values as stored.
+    """Reads a palette or grey PNG as (H, W) uint8 (uint16, if it has 16 bits), the values as stored.
 
     Raises:
         ValueError: the file is a colour picture, whose values are not classes.
     """
     with Image.open(path) as image:
-        if image.mode not in ("P", "L"):
-            raise ValueError(f"{os.fspath(path)}: a mask is a palette or 8-bit grey image, this one is {image.mode}.")
+        if image.mode not in ("P", "L", "I;16"):
+            raise ValueError(f"{os.fspath(path)}: a mask is a palette or grey image, this one is {image.mode}.")
         return np.array(image)

@@ -31,6 +31,9 @@ def seed_curve(
         ValueError: a mask that is no mask, or whose size differs from its photo's.
         FileNotFoundError: a photo or a mask is not there.
     """
+    names = extractor.model.class_names
+    if names is None or tuple(names) != VOC_CLASSES:
+        raise ValueError(f"the masks are of the 20 VOC classes in VOC's order, the model's classes are {names}.")
     curve = SeedCurve(len(VOC_CLASSES), thresholds)
     photos = [data[i] for i in range(len(data))]
     results = extractor.stream((Image.open(photo.image), photo.labels) for photo in photos)

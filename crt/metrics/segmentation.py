@@ -63,8 +63,11 @@ class SeedCurve:
         if maps.shape[-2:] != truth.shape:
             raise ValueError(f"maps of {tuple(maps.shape[-2:])} do not fit a mask of {tuple(truth.shape)}.")
         counted = truth != self.ignore
-        if truth[counted].numel() and int(truth[counted].max()) >= self.classes:
-            raise ValueError(f"the mask has class {int(truth[counted].max())}; the model has {self.classes - 1}.")
+        if not all(0 <= label < self.classes - 1 for label in labels) or len(labels) != len(maps):
+            raise ValueError(f"expected {len(maps)} labels from 0 to {self.classes - 2}, got {list(labels)}.")
+        if ((truth < 0) | (truth >= self.classes))[counted].any():
+            found = truth[counted].unique().tolist()
+            raise ValueError(f"the mask has classes {found}; with {self.classes - 1} of them they are 0 to that.")
         if len(labels):
             score, best = maps.cpu().float().max(dim=0)
             predicted = torch.tensor([i + 1 for i in labels])[best]

@@ -1,5 +1,6 @@
 """``create_model``: a name to a model."""
 
+import inspect
 import logging
 import os
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ def create_model(
     tile: int | None = None,
     stride: int | None = None,
     backbone: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     checkpoint_path: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     pretrained_backbone: bool = False,
@@ -41,13 +44,16 @@ def create_model(
         pretrained: load trained weights: those of ``checkpoint_path``, else the ones bundled with the package, else
             those on the Hub.
         num_classes: number of classes; with trained weights for another number the head is new, with a warning.
-        class_names: their names.
+        class_names: their names; trained weights of the same number of classes keep their head, with a warning.
         num_passes, tile, stride: see ``CRT``; None takes the value of the weights or the architecture.
         backbone: another timm ViT than the architecture's.
+        mean, std: normalisation, three values each; None takes that of the weights the model starts from.
         checkpoint_path: a safetensors file or a folder of ``save_pretrained``; loaded whether or not ``pretrained``.
         cache_dir: cache of the Hub.
         pretrained_backbone: start from timm's ImageNet weights of the backbone.
-        backbone_checkpoint: start from these ImageNet weights, a safetensors file in timm's layout.
+        backbone_checkpoint: start from these ImageNet weights, a safetensors file in timm's layout.  Where its name
+            begins with that of a timm model ("deit_tiny_patch16_224.safetensors"), mean and std are that model's;
+            otherwise the backbone's.
 
     Returns:
         The model in evaluation mode, on the CPU.
@@ -60,6 +66,12 @@ def create_model(
         raise ValueError(
             "give only one of pretrained (or checkpoint_path), pretrained_backbone and backbone_checkpoint."
         )
+    if not isinstance(name, str):
+        raise TypeError(f"a model's name is text, got {type(name).__name__}; for a folder write 'local-dir:{name}'.")
+    if isinstance(class_names, str):
+        raise TypeError(f"class_names is a list of names, got the text {class_names!r}.")
+    if backbone_checkpoint is not None and mean is None and std is None:
+        mean, std = _normalisation_of(Path(backbone_checkpoint))
     asked: dict[str, Any] = {
         "num_classes": num_classes if num_classes is not None or class_names is None else len(class_names),
         "class_names": class_names,
@@ -67,11 +79,14 @@ def create_model(
         "tile": tile,
         "stride": stride,
         "backbone": backbone,
+        "mean": mean,
+        "std": std,
     }
     asked = {key: value for key, value in asked.items() if value is not None}
     build = CRT if _is_address(name) else model_entrypoint(split_name(name)[0])
     source = _locate(name, pretrained, checkpoint_path, cache_dir)
     if source is not None and (pretrained or checkpoint_path is not None):
+        _check_backbone(name, build, source, backbone)
         return CRT.from_source(source, build=build, **asked)
     if source is not None and _is_address(name):
         logger.warning("%s: built with random weights; pass pretrained=True to load the trained ones.", name)
@@ -110,7 +125,7 @@ def _locate(
     if checkpoint_path is not None:
         return from_path(checkpoint_path)
     if name.startswith("hf-hub:"):
-        return from_hub(name.removeprefix("hf-hub:"), cache_dir=cache_dir)
+        return from_hub(name.removeprefix("hf-hub:"), cache_dir=cache_dir, weights=pretrained)
     if name.startswith("local-dir:"):
         return from_path(name.removeprefix("local-dir:"))
     architecture, tag = split_name(name)
@@ -126,6 +141,26 @@ def _locate(
         f"there are no trained weights of {name}. With trained weights: {', '.join(list_models(pretrained=True))}. "
         f"Start from ImageNet weights with pretrained_backbone=True, or load your own with checkpoint_path=."
     )
+
+
+def _check_backbone(name: str, build: Any, source: Source, asked: str | None) -> None:
+    """Weights of another architecture than the one that was named are a mistake, unless the backbone was named too."""
+    parameter = inspect.signature(build).parameters.get("backbone")
+    if parameter is None or asked is not None or _is_address(name):
+        return
+    default = parameter.default
+    found = source.config.get("backbone", default)
+    if found != default:
+        raise ValueError(
+            f"{source.name} was trained with the backbone {found}, {name} has {default}. Add backbone={found!r}, or "
+            f"load a folder by 'local-dir:PATH'."
+        )
+
+
+def _normalisation_of(checkpoint: Path) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+    """mean and std of the timm model that a weights file is named after, if it is."""
+    cfg = timm.get_pretrained_cfg(checkpoint.name.split(".")[0])
+    return (None, None) if cfg is None else (cfg.mean, cfg.std)
 
 
 def _timm_weights(model: CRT) -> dict[str, Tensor]:

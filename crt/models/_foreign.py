@@ -1,13 +1,15 @@
-"""Weights that others made: state dicts of the public reference's ViT branch, and of models for another tile."""
+"""What others made: timm's transformers, weights for another tile, state dicts of the public reference's ViT branch."""
 
+import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
 
+import timm
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-__all__ = ["fit_position_embedding", "shape_arguments", "split_reference"]
+__all__ = ["fit_position_embedding", "plain_vit", "shape_arguments", "split_reference"]
 
 
 def split_reference(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -31,7 +33,7 @@ def shape_arguments(backbone: Mapping[str, Tensor], num_heads: int | None) -> tu
         "embed_dim": dim,
         "depth": depth,
         "num_heads": num_heads or max(dim // 64, 1),
-        "mlp_ratio": backbone["blocks.0.mlp.fc1.weight"].shape[0] / dim,
+        "mlp_ratio": (backbone["blocks.0.mlp.fc1.weight"].shape[0] + 0.5) / dim,  # timm rounds down
         "patch_size": patch,
         "qkv_bias": "blocks.0.attn.qkv.bias" in backbone,
     }
@@ -45,4 +47,29 @@ def fit_position_embedding(embedding: Tensor, own: Tensor, side: int) -> Tensor:
     """
     if embedding.shape[1] == own.shape[1]:
         return embedding
-    return resample_abs_pos_embed(embedding.float(), [side, side], num_prefix_tokens=own.shape[1] - side * side)
+    prefix = own.shape[1] - side * side
+    if math.isqrt(embedding.shape[1] - prefix) ** 2 != embedding.shape[1] - prefix:
+        raise ValueError(
+            f"a position embedding of {embedding.shape[1]} tokens does not fit a model with {prefix} before the "
+            f"patches (a distilled DeiT has 2 such tokens, others 1)."
+        )
+    return resample_abs_pos_embed(embedding.float(), [side, side], num_prefix_tokens=prefix)
+
+
+def plain_vit(name: str, tile: int, arguments: Mapping[str, Any]) -> Any:
+    """timm's vision transformer of a name, without classifier, for square images of ``tile`` pixels.
+
+    Raises:
+        ValueError: an unknown name or argument, or a model that is no plain ViT with a class token.
+    """
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"timm has no model {name!r}.{hint} timm.list_models('vit*') lists the transformers.")
+    try:
+        vit = timm.create_model(name, num_classes=0, img_size=tile, **arguments)
+    except TypeError as error:
+        raise ValueError(f"{name!r} cannot be built with {dict(arguments)} as a plain ViT: {error}") from error
+    if not hasattr(vit, "_pos_embed") or getattr(vit, "cls_token", None) is None:
+        raise ValueError(f"{name!r} is no plain ViT with a class token, such as 'deit_small_patch16_224'.")
+    return vit

@@ -87,6 +87,9 @@ class HubMixin(PyTorchModelHubMixin, library_name="crt-wsss", license="apache-2.
         wanted = overrides.pop("num_classes", None)
         new_head = wanted is not None and wanted != config.get("num_classes")
         class_names = overrides.pop("class_names", None) if new_head else None
+        names = overrides.get("class_names")
+        if names is not None and config.get("class_names") is not None and list(names) != config["class_names"]:
+            logger.warning("%s: the head is kept, its %d classes have other names now.", source.name, len(names))
         model: Any = (build or cls)(**{**config, **overrides})
         load_weights(model, model.fit_state(state), source.name)
         if new_head:

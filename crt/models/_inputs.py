@@ -28,7 +28,8 @@ def as_photos(images: Any, device: torch.device) -> list[Tensor]:
             try:
                 photos.append(_photo(image, device))
             except (TypeError, ValueError, OSError) as error:
-                raise type(error)(f"image {place} of the list: {error}") from error
+                kind = next(kind for kind in (TypeError, ValueError, OSError) if isinstance(error, kind))
+                raise kind(f"image {place} of the list: {error}") from error
         return photos
     if isinstance(images, Tensor) and images.ndim == 4:
         if not len(images):
@@ -48,11 +49,13 @@ def _photo(image: Any, device: torch.device) -> Tensor:
         return _from_array(image).to(device)
     raise TypeError(
         f"expected a PIL image, a (H, W, 3) uint8 array or a (3, H, W) tensor, or a list of these; "
-        f"got {type(image).__name__}."
+        f"got {type(image).__name__}. For any number of photos, one after another: CAMExtractor.stream."
     )
 
 
 def _from_tensor(x: Tensor) -> Tensor:
+    if x.shape[-3] == 1:
+        x = x.expand(*x.shape[:-3], 3, -1, -1)  # grey
     if x.shape[-3] != 3 or 0 in x.shape:
         hint = " Arrays are (H, W, 3), tensors are (3, H, W): use .permute(2, 0, 1)." if x.shape[-1] == 3 else ""
         raise ValueError(f"expected images of shape (3, H, W) or (B, 3, H, W), got {tuple(x.shape)}.{hint}")
@@ -75,7 +78,7 @@ def _from_array(x: np.ndarray) -> Tensor:
     if x.ndim not in (2, 3) or 0 in x.shape or (x.ndim == 3 and x.shape[2] not in (1, 3, 4)):
         raise ValueError(f"expected an array of shape (H, W, 3), got {x.shape}.")
     if x.dtype == np.uint16:
-        x = (x / 257).round().astype(np.uint8)
+        x = _eight_bits(x.astype(np.float64), 65535)
     if x.dtype != np.uint8:
         raise TypeError(
             f"expected a uint8 array with pixels in [0, 255], got {x.dtype}. For values in [0, 1] pass "
@@ -94,7 +97,9 @@ def _from_pil(image: Image.Image) -> Tensor:
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         name = getattr(image, "filename", "") or "the image"
         raise OSError(f"{name} cannot be decoded ({error}); the file is broken or truncated.") from error
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(_eight_bits(np.asarray(image, dtype=np.float64), 65535))
+    elif image.mode in ("I", "F"):
         image = Image.fromarray(_eight_bits(np.asarray(image, dtype=np.float64)))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -102,11 +107,13 @@ def _from_pil(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values of more than 8 bits -> uint8; the range is [0, 65535] if any value exceeds 255."""
+def _eight_bits(values: np.ndarray, white: float | None = None) -> np.ndarray:
+    """Values of more than 8 bits -> uint8.  If the white value is not known, it is the next of 1, 255 and 65535."""
     if not np.isfinite(values).all():
         raise ValueError("the image has NaN or infinite values.")
-    return np.clip(values / 257 if values.max() > 255 else values, 0, 255).round().astype(np.uint8)
+    if white is None:
+        white = next((limit for limit in (1, 255) if values.max() <= limit), 65535)
+    return np.clip(values * (255 / white), 0, 255).round().astype(np.uint8)
 
 
 def as_multi_hot(labels: Any, count: int, num_classes: int, class_names: Sequence[str] | None) -> Tensor | None:
@@ -125,16 +132,20 @@ def as_multi_hot(labels: Any, count: int, num_classes: int, class_names: Sequenc
         labels = [labels]
     if not isinstance(labels, (list, tuple, set, frozenset)):
         raise TypeError(f"expected labels as a multi-hot tensor, names or indices, got {type(labels).__name__}.")
-    entries = list(labels)
+    entries = [entry.tolist() if isinstance(entry, (Tensor, np.ndarray)) else entry for entry in labels]
     nested = any(isinstance(entry, (list, tuple, set, frozenset)) for entry in entries)
     if count == 1 and not nested:
         entries = [entries]
-    if len(entries) != count:
+    if len(entries) != count or (isinstance(labels, (set, frozenset)) and count > 1):
         raise ValueError(f"expected one entry of labels for each of {count} images, got {len(entries)}: {labels!r}.")
     target = torch.zeros(count, num_classes, dtype=torch.bool)
     for row, entry in zip(target, entries, strict=True):
-        single = isinstance(entry, (str, int, np.integer))
-        for label in [entry] if single else entry:
+        found = [entry] if isinstance(entry, (str, int, np.integer)) else list(entry)
+        if len(found) == num_classes > 2 and set(found) <= {0, 1}:
+            raise ValueError(
+                f"{found} looks like multi-hot, but in a list numbers are class indices; pass torch.tensor([{found}])."
+            )
+        for label in found:
             row[_class_index(label, num_classes, class_names)] = True
     return target
 
@@ -146,7 +157,7 @@ def _check_multi_hot(labels: Tensor, count: int, num_classes: int) -> Tensor:
     elif shape != (count, num_classes):
         raise ValueError(
             f"expected multi-hot labels of shape ({count}, {num_classes}), one row an image and one column a class, "
-            f"got {shape}. Class indices go in as lists: labels.tolist()."
+            f"got {shape}. Class indices go in as a list with one list an image, such as [[0, 2], [5]]."
         )
     if not ((labels == 0) | (labels == 1)).all():
         raise ValueError("multi-hot labels must be 0 or 1 everywhere (1 = the class is in the photo).")

@@ -83,6 +83,7 @@ def from_hub(
     *,
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    weights: bool = True,
     **download: Any,
 ) -> Source:
     """A model repository on the Hub (HF_ENDPOINT), through the local cache.
@@ -91,6 +92,7 @@ def from_hub(
         repo: "org/name" or "org/name@revision".
         revision: branch, tag or commit; the default is main.
         cache_dir: cache folder; the default is huggingface_hub's.
+        weights: fetch the weights too, not only the configuration.
         download: force_download, token, local_files_only: as in ``hf_hub_download``.
 
     Raises:
@@ -101,10 +103,9 @@ def from_hub(
     repo, _, at = repo.partition("@")
     options = {"revision": revision or at or None, "cache_dir": cache_dir, **download}
     config = _download(repo, CONFIG, options)
-    weights = _download(repo, WEIGHTS, options)
-    return Source(
-        f"hf-hub:{repo}" + (f"@{options['revision']}" if options["revision"] else ""), weights, read_config(config)
-    )
+    file = _download(repo, WEIGHTS, options) if weights else config.with_name(WEIGHTS)
+    name = f"hf-hub:{repo}" + (f"@{options['revision']}" if options["revision"] else "")
+    return Source(name, file, read_config(config))
 
 
 def _download(repo: str, file: str, options: dict[str, Any]) -> Path:

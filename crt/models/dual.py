@@ -54,6 +54,7 @@ def dual_loss(
         size: (H, W) of the image, in pixels.
         coupling: 0 is independent training; the paper uses 0 in the first epoch, then 0.1.
     """
+    targets = targets.to(torch.float32)
     vit_loss = F.multilabel_soft_margin_loss(vit_maps.float().mean(dim=(-2, -1)), targets)
     if cnn_maps is None:
         zero = torch.zeros_like(vit_loss)

@@ -10,18 +10,18 @@ __all__ = ["crt_vit_b16", "crt_vit_s16", "crt_vit_t16"]
 
 
 @register_model(tags={"voc9k": PretrainedCfg(description="20 VOC classes, from 8 948 photos with image-level labels")})
-def crt_vit_t16(**arguments: Any) -> CRT:
+def crt_vit_t16(backbone: str = "vit_tiny_patch16_224", **arguments: Any) -> CRT:
     """CRT over ViT-Ti/16 (5.7 M parameters)."""
-    return CRT(**{"backbone": "vit_tiny_patch16_224", **arguments})
+    return CRT(backbone, **arguments)
 
 
 @register_model()
-def crt_vit_s16(**arguments: Any) -> CRT:
+def crt_vit_s16(backbone: str = "deit_small_patch16_224", **arguments: Any) -> CRT:
     """CRT over DeiT-S/16, the backbone of the paper (22 M parameters)."""
-    return CRT(**{"backbone": "deit_small_patch16_224", **arguments})
+    return CRT(backbone, **arguments)
 
 
 @register_model()
-def crt_vit_b16(**arguments: Any) -> CRT:
+def crt_vit_b16(backbone: str = "deit_base_patch16_224", **arguments: Any) -> CRT:
     """CRT over DeiT-B/16 (86 M parameters)."""
-    return CRT(**{"backbone": "deit_base_patch16_224", **arguments})
+    return CRT(backbone, **arguments)

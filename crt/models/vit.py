@@ -9,7 +9,6 @@ transformer without the outer sum; padding and mirroring are aligned exactly by 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import timm
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -18,15 +17,15 @@ from crt.cam.attention import class_attention, evaluating
 from crt.cam.extract import CAMExtractor, patch_cams
 from crt.cam.functional import Align
 from crt.cam.tiling import cut, merge, pad_to
-from crt.models._foreign import fit_position_embedding, shape_arguments, split_reference
+from crt.models._foreign import fit_position_embedding, plain_vit, shape_arguments, split_reference
 from crt.models._hub import HubMixin
-from crt.models._inputs import as_multi_hot, as_photos
+from crt.models._photos import PhotoMixin, three_values
 from crt.models._source import load_weights
 
 __all__ = ["CRT"]
 
 
-class CRT(nn.Module, HubMixin):
+class CRT(nn.Module, PhotoMixin, HubMixin):
     """A plain ViT, run ``num_passes`` times on overlapping tiles; a convolution reads class maps off its patches.
 
     Args:
@@ -48,8 +47,6 @@ class CRT(nn.Module, HubMixin):
     """
 
     backbone: Any
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -71,9 +68,7 @@ class CRT(nn.Module, HubMixin):
         if not 0 <= seed_threshold <= 1:
             raise ValueError(f"seed_threshold must be 0 to 1, got {seed_threshold}.")
         self.backbone_name, self.backbone_args = backbone, dict(backbone_args or {})
-        self.backbone = timm.create_model(backbone, num_classes=0, img_size=tile, **self.backbone_args)
-        if not hasattr(self.backbone, "_pos_embed") or getattr(self.backbone, "cls_token", None) is None:
-            raise ValueError(f"{backbone!r} is no plain ViT with a class token, such as 'deit_small_patch16_224'.")
+        self.backbone = plain_vit(backbone, tile, self.backbone_args)
         self.patch: int = self.backbone.patch_embed.patch_size[0]
         self.prefix: int = self.backbone.num_prefix_tokens
         if tile % self.patch or stride % self.patch or not 0 < stride <= tile:
@@ -83,16 +78,18 @@ class CRT(nn.Module, HubMixin):
             )
         self.num_passes, self.tile, self.stride, self.seed_threshold = num_passes, tile, stride, seed_threshold
         weights_cfg = self.backbone.default_cfg
-        self.register_buffer("mean", _channels(mean or weights_cfg["mean"], "mean"), persistent=False)
-        self.register_buffer("std", _channels(std or weights_cfg["std"], "std"), persistent=False)
+        self._mean = three_values(mean or weights_cfg["mean"], "mean")
+        self._std = three_values(std or weights_cfg["std"], "std")
         self.reset_classifier(num_classes, class_names)
 
     def reset_classifier(self, num_classes: int, class_names: Sequence[str] | None = None) -> None:
         """Replaces the head by a new, untrained one."""
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
-        if class_names is not None and (len(class_names) != num_classes or len(set(class_names)) != num_classes):
-            raise ValueError(f"class_names must be {num_classes} different names, got {list(class_names)}.")
+        if class_names is not None and (isinstance(class_names, str) or len(set(class_names)) != len(class_names)):
+            raise ValueError(f"class_names must be a list of different names, got {class_names!r}.")
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(f"class_names must be {num_classes} names, got {len(class_names)}: {list(class_names)}.")
         self.num_classes = num_classes
         self.class_names: Sequence[str] | None = None if class_names is None else list(class_names)
         like = self.backbone.pos_embed
@@ -110,8 +107,8 @@ class CRT(nn.Module, HubMixin):
             "num_passes": self.num_passes,
             "tile": self.tile,
             "stride": self.stride,
-            "mean": [round(v, 6) for v in self.mean.flatten().tolist()],
-            "std": [round(v, 6) for v in self.std.flatten().tolist()],
+            "mean": self._mean,
+            "std": self._std,
             "seed_threshold": self.seed_threshold,
             "backbone_args": self.backbone_args,
         }
@@ -123,13 +120,18 @@ class CRT(nn.Module, HubMixin):
             "architecture": self.backbone_name,
             "num_classes": self.num_classes,
             "input_size": (3, self.tile, self.tile),
-            "mean": tuple(self.config["mean"]),
-            "std": tuple(self.config["std"]),
+            "mean": tuple(self._mean),
+            "std": tuple(self._std),
             "interpolation": "bilinear",
             "crop_pct": 1.0,
             "first_conv": "backbone.patch_embed.proj",
             "classifier": "head",
         }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
 
     # The network
 
@@ -195,7 +197,7 @@ class CRT(nn.Module, HubMixin):
             flip: add the map of the mirrored photo.
             size: (H, W) of the maps; None takes the photo's.
             normalize: divide each map by (its maximum + 1e-5); otherwise raw sums.
-            batch_size: tiles computed at once: the cap on memory.
+            batch_size: tiles computed at once, over scales and photos.
             max_side: a photo with a longer side (pixels) is seen as if reduced to it; None sees it as it is.
 
         Returns:
@@ -233,6 +235,8 @@ class CRT(nn.Module, HubMixin):
             raise ValueError(f"align must be 'exact' or 'reference', got {align!r}.")
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
             raise ValueError(f"expected normalised floats of shape (B, 3, H, W), got {x.dtype} {tuple(x.shape)}.")
+        if not len(x) or not torch.isfinite(x).all():
+            raise ValueError("the images have NaN or infinite values." if len(x) else "got a batch of no images.")
         cams = [patch_cams(self, image, mirror=mirror, align=align) for image in x.detach().float()]
         return torch.stack(cams).to(x.device)
 
@@ -250,23 +254,6 @@ class CRT(nn.Module, HubMixin):
             maps = self._class_maps(tiles.to(self.head.weight))
         attention = torch.stack(rows).sum(dim=0)
         return maps, rearrange(attention, "t (h w) -> t 1 h w", h=self.tile // self.patch)
-
-    def prepare(self, images: Any) -> list[Tensor]:
-        """One image or several, in any form that ``cam`` takes -> normalised float (3, H, W) each."""
-        photos = as_photos(images, self.mean.device)
-        return [self._normalised(photo) if photo.dtype == torch.uint8 else photo for photo in photos]
-
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        return (pixels.float() / 255 - self.mean.to(pixels.device)) / self.std.to(pixels.device)
-
-    def to_pixels(self, photo: Tensor) -> Tensor:
-        """Undoes the normalisation: (3, H, W) floats -> uint8."""
-        values = (photo * self.std.to(photo.device) + self.mean.to(photo.device)) * 255
-        return values.round().clamp(0, 255).to(torch.uint8)
-
-    def multi_hot(self, labels: Any, count: int) -> Tensor | None:
-        """Labels of ``count`` images in any form that ``cam`` takes -> (count, K) bool; None stays None."""
-        return as_multi_hot(labels, count, self.num_classes, self.class_names)
 
     def load_backbone(self, state: dict[str, Tensor], name: str) -> None:
         """Loads a timm state dict into the backbone; a classifier in it is left out.
@@ -305,9 +292,3 @@ class CRT(nn.Module, HubMixin):
         state = {f"backbone.{name}": value for name, value in backbone.items()}
         load_weights(model, {**state, **{f"head.{name}": value for name, value in head.items()}}, "the reference")
         return model
-
-
-def _channels(values: Sequence[float], name: str) -> Tensor:
-    if len(values) != 3:
-        raise ValueError(f"{name} needs three values, one a channel; got {list(values)}.")
-    return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
