@@ -60,10 +60,11 @@ def eval_cam(
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16):
             curve = seed_curve(extractor, data, _thresholds(thresholds), progress=progress_bar)
         threshold, best = curve.best()
+        rule = " (best on this list)" if len(curve.thresholds) > 1 else ""
         out.print(_class_table(curve, VOC_CLASSES))
         out.print(
             f"seed mIoU {100 * best:.2f} on {split} ({len(data)} photos, their own labels, masks' resolution), "
-            f"background threshold {threshold:.3f} (best on this list)",
+            f"background threshold {threshold:.3f}{rule}",
             highlight=False,
             soft_wrap=True,
         )
@@ -77,7 +78,7 @@ def eval_cam(
                 scales=extractor.scales,
                 flip=flip,
                 bf16=bf16,
-                threshold_rule="best on this list",
+                threshold_rule="best on this list" if len(curve.thresholds) > 1 else "given",
                 threshold=threshold,
                 miou=best,
                 curve={

@@ -1,0 +1,27 @@
+"""The numbers in the documentation are those of the records."""
+
+import importlib.util
+from pathlib import Path
+
+import crt
+
+ROOT = Path(__file__).parents[1]
+
+
+def load_results():
+    spec = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
+    results = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(results)
+    return results
+
+
+def test_tables_are_made_from_the_records():
+    results = load_results()
+    assert len(results.table().splitlines()) > 2
+    for page in results.PAGES:
+        assert results.table() in page.read_text(), f"{page.name}: run python benchmarks/results.py"
+
+
+def test_the_bundled_threshold_is_the_best_on_train():
+    model = crt.create_model("crt_vit_t16", pretrained=True)
+    assert f"{model.seed_threshold:.3f}" == load_results().chosen_threshold([0.5, 1.0, 1.5])
