@@ -33,18 +33,18 @@ def table() -> str:
     for r in sorted(records(), key=lambda r: (len(r["scales"]), list(LISTS).index(r["list"]))):
         scales = ", ".join(f"{scale:g}" for scale in r["scales"]) + (", yes" if r["flip"] else ", no")
         chosen = chosen_threshold(r["scales"])
+        of_train = f"**{100 * r['curve'][chosen]:.1f}** at {float(chosen):.2f}"
+        own = f"{100 * r['miou']:.1f} at {r['threshold']:.2f}"
         rows.append(
-            f"| `{r['model']}` | `{r['list']}` ({r['photos']}; {LISTS[r['list']]}) | {scales} | "
-            f"**{100 * r['curve'][chosen]:.1f}** at {float(chosen):.2f} | {100 * r['miou']:.1f} at {r['threshold']:.2f} |"
+            f"| `{r['model']}` | `{r['list']}` ({r['photos']}; {LISTS[r['list']]}) | {scales} | {of_train} | {own} |"
         )
     return "\n".join(rows)
 
 
 def main() -> None:
+    block = f"{MARKS[0]}\n\n{table()}\n\n{MARKS[1]}"
     for page in PAGES:
-        text = page.read_text()
-        block = f"{MARKS[0]}\n\n{table()}\n\n{MARKS[1]}"
-        page.write_text(re.sub(f"{MARKS[0]}.*?{MARKS[1]}", lambda _: block, text, flags=re.DOTALL))
+        page.write_text(re.sub(f"{MARKS[0]}.*?{MARKS[1]}", lambda _: block, page.read_text(), flags=re.DOTALL))
 
 
 if __name__ == "__main__":
