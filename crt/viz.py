@@ -1,5 +1,6 @@
 """Pictures of CAMs: overlays and contact sheets."""
 
+import colorsys
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,13 +14,13 @@ from crt.data.masks import palette
 __all__ = ["contact_sheet", "overlay", "paint_mask"]
 
 
-def overlay(pixels: Tensor, maps: Tensor, colours: Sequence[int], *, alpha: float = 0.5) -> Image.Image:
-    """A photo with its maps laid over it: the stronger a map, the more of its colour.
+def overlay(pixels: Tensor, maps: Tensor, labels: Sequence[int], *, alpha: float = 0.7) -> Image.Image:
+    """A photo with its maps laid over it, its own colours half faded: the stronger a map, the more of its colour.
 
     Args:
         pixels: (3, H, W) uint8.
         maps: (k, h, w) float in [0, 1]; resized to the photo.
-        colours: k indices into VOC's palette.
+        labels: k class indices; each class always has the same bright colour.
         alpha: share of the colour where a map is 1.
 
     Returns:
@@ -28,17 +29,22 @@ def overlay(pixels: Tensor, maps: Tensor, colours: Sequence[int], *, alpha: floa
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be 0 to 1, got {alpha}.")
     photo = pixels.cpu().float()
-    for cam, index in zip(maps.cpu().float(), colours, strict=True):
+    photo = (photo + photo.mean(dim=0, keepdim=True)) / 2
+    for cam, label in zip(maps.cpu().float(), labels, strict=True):
         if cam.shape != photo.shape[-2:]:
             cam = F.interpolate(cam[None, None], photo.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
-        colour = torch.from_numpy(palette()[index % 256]).float()[:, None, None]
-        photo = photo + alpha * cam.clamp(0, 1) * (colour - photo)
+        photo = photo + alpha * cam.clamp(0, 1) * (_bright(label) - photo)
     return Image.fromarray(photo.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+
+
+def _bright(label: int) -> Tensor:
+    """A saturated colour, (3, 1, 1) in [0, 255]; hues of neighbouring classes lie a golden section apart."""
+    return 255 * torch.tensor(colorsys.hsv_to_rgb((0.02 + label * 0.618034) % 1.0, 0.95, 1.0)).view(3, 1, 1)
 
 
 def paint_mask(mask: Tensor) -> Image.Image:
     """A (H, W) integer mask in VOC's colours."""
-    return Image.fromarray(palette()[np.asarray(mask.cpu()) % 256])
+    return Image.fromarray(palette()[np.asarray(mask.cpu()).astype(np.int64) % 256])
 
 
 def contact_sheet(rows: Sequence[Sequence[Image.Image]], *, height: int = 160, gap: int = 4) -> Image.Image:

@@ -73,9 +73,9 @@ class CAMResult:
             found[name] = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
         return found
 
-    def overlay(self, alpha: float = 0.5) -> Image.Image:
-        """The photo under its maps, one colour a class (the colours of VOC's palette), at the photo's size."""
-        return viz.overlay(self.pixels, self.cam, [i + 1 for i in self.labels], alpha=alpha)
+    def overlay(self, alpha: float = 0.7) -> Image.Image:
+        """The photo under its maps, one bright colour a class, at the photo's size; ``alpha`` 0 to 1 is their strength."""
+        return viz.overlay(self.pixels, self.cam, self.labels, alpha=alpha)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the maps as safetensors: ``maps`` (k, H, W) float32, ``labels`` (k,) int64; class names as metadata.
