@@ -10,7 +10,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "docs" / "results.md", ROOT / "README.md"]
 MARKS = ("<!-- seeds -->", "<!-- /seeds -->")
-LISTS = {"train_allclass": "balanced over the 20 classes", "train": "skewed to animals", "val_animals": "animals only"}
+LISTS = {
+    "train_allclass": "balanced over the 20 classes",
+    "train": "skewed to animals",
+    "val_animals": "photos of animals",
+}
 
 
 def records() -> list[dict]:

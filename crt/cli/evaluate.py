@@ -79,7 +79,7 @@ def eval_cam(
                 flip=flip,
                 bf16=bf16,
                 threshold_rule="best on this list" if len(curve.thresholds) > 1 else "given",
-                threshold=threshold,
+                threshold=round(threshold, 6),
                 miou=best,
                 curve={
                     f"{t:.3f}": miou
