@@ -74,7 +74,7 @@ class CAMResult:
         return found
 
     def overlay(self, alpha: float = 0.7) -> Image.Image:
-        """The photo under its maps, one bright colour a class, at the photo's size; ``alpha`` 0 to 1 is their strength."""
+        """The photo under its maps, one bright colour a class, at its size; ``alpha`` (0 to 1) is their strength."""
         return viz.overlay(self.pixels, self.cam, self.labels, alpha=alpha)
 
     def save(self, path: str | os.PathLike[str]) -> None:
