@@ -21,10 +21,9 @@ def records() -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted((ROOT / "docs" / "records").glob("seed*.json"))]
 
 
-def chosen_threshold(scales: list[float]) -> str:
-    """The background threshold that is best on `train`, at the given scales (at the default ones, if not measured)."""
-    curves = {tuple(r["scales"]): r["curve"] for r in records() if r["list"] == "train"}
-    curve = curves.get(tuple(scales)) or next(iter(curves.values()))
+def chosen_threshold(model: str) -> str:
+    """The background threshold that is best on `train`, at the model's first measured scales there."""
+    curve = next(r["curve"] for r in records() if r["list"] == "train" and r["model"] == model)
     return max(curve, key=curve.__getitem__)
 
 
@@ -34,9 +33,9 @@ def table() -> str:
         "| model | list (photos) | scales, mirror | seed mIoU, threshold best on `train` | best on the list itself |",
         "|---|---|---|---|---|",
     ]
-    for r in sorted(records(), key=lambda r: (len(r["scales"]), list(LISTS).index(r["list"]))):
+    for r in sorted(records(), key=lambda r: (r["model"], len(r["scales"]), list(LISTS).index(r["list"]))):
         scales = ", ".join(f"{scale:g}" for scale in r["scales"]) + (", yes" if r["flip"] else ", no")
-        chosen = chosen_threshold(r["scales"])
+        chosen = chosen_threshold(r["model"])
         of_train = f"**{100 * r['curve'][chosen]:.1f}** at {float(chosen):.2f}"
         own = f"{100 * r['miou']:.1f} at {r['threshold']:.2f}"
         rows.append(

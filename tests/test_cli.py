@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import crt
 from crt.cli import app
 from crt.data import VOC_CLASSES, load_mask, save_mask
 from crt.models import CRT
@@ -135,6 +136,10 @@ def test_models_without_names_and_with_many_classes(tmp_path):
     assert done.exit_code == 0, done.output
     assert "a[red].jpg: 3, 280" in done.output
     assert set(np.unique(load_mask(tmp_path / "out/a_red_.mask.png"))) <= {0, 4, 281}
+
+
+def test_version():
+    assert run("--version").output == f"crt-wsss {crt.__version__}\n"
 
 
 def test_models():

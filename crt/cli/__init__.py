@@ -7,6 +7,7 @@ import typer
 from rich.logging import RichHandler
 from rich.table import Table
 
+from crt import __version__
 from crt.cli import cam, evaluate, train
 from crt.cli.common import err, out
 
@@ -23,8 +24,19 @@ app.add_typer(evaluate.app, name="eval")
 app.add_typer(train.app, name="train")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        out.print(f"crt-wsss {__version__}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
-def main(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what the library logs.")] = False) -> None:
+def main(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what the library logs.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(message)s", handlers=[RichHandler(console=err)]
     )

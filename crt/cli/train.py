@@ -1,5 +1,6 @@
 """``crt train``: training."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,9 @@ def train_cam(
     cnn_checkpoint: Annotated[Path | None, typer.Option(help="The same for the CNN.")] = None,
     pretrained: Annotated[bool, typer.Option(help="Start from ImageNet weights, or from random ones.")] = True,
     seed: int = 0,
-    precision: Annotated[str, typer.Option(help="no (float32), bf16 or fp16.")] = "no",
+    precision: Annotated[
+        str | None, typer.Option(help="no (float32) or bf16; without it, what `accelerate launch` was told.")
+    ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile both backbones.")] = False,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode photos.")] = 1,
@@ -73,4 +76,5 @@ def train_cam(
                 steps, "steps", completed=first, total=total, console=err, transient=True
             ),
         )
-        out.print(f"{len(photos)} photos, {len(photos.class_names)} classes -> {output / 'model'}", highlight=False)
+        if os.environ.get("RANK", "0") == "0":
+            out.print(f"{len(photos)} photos, {len(photos.class_names)} classes -> {output / 'model'}", highlight=False)

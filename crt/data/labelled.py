@@ -2,6 +2,8 @@
 
 import csv
 import difflib
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +38,11 @@ class LabelledPhotos:
     def __getitem__(self, index: int) -> LabelledPhoto:
         return self.photos[index]
 
+    def digest(self) -> str:
+        """SHA-256 of the classes, the files' names and their labels: the same for the same data set."""
+        names = [[photo.image.name, photo.labels] for photo in self.photos]
+        return hashlib.sha256(json.dumps([self.class_names, names]).encode()).hexdigest()
+
     @classmethod
     def from_voc(cls, root: str | os.PathLike[str], split: str) -> "LabelledPhotos":
         """A list of a VOC-style folder (see ``VOCSegmentation``); difficult objects count as present."""
@@ -55,7 +62,7 @@ class LabelledPhotos:
 
         Args:
             folder: where the files are.
-            table: a CSV, UTF-8; ``file`` is a path below ``folder``, ``labels`` class names separated by spaces or ";".
+            table: a CSV, UTF-8; ``file`` is a path below ``folder``, ``labels`` class names separated by ";", or by spaces if no name holds one.
             class_names: the K names in order; None takes those in the table, sorted.
 
         Raises:
@@ -92,7 +99,12 @@ def _read_table(table: Path) -> list[tuple[int, str, list[str]]]:
         if missing := {"file", "labels"} - set(reader.fieldnames or ()):
             raise ValueError(f"{table}, line 1: missing columns {', '.join(sorted(missing))}; expected file,labels.")
         for row in reader:
-            found = (row["labels"] or "").replace(";", " ").split()
+            if None in row:
+                raise ValueError(
+                    f"{table}, line {reader.line_num}: more cells than columns; separate labels by spaces or ';'."
+                )
+            cell = row["labels"] or ""
+            found = [name.strip() for name in cell.split(";") if name.strip()] if ";" in cell else cell.split()
             if not row["file"] or not found:
                 raise ValueError(
                     f"{table}, line {reader.line_num}: a row needs a file and at least one label, got {row}."

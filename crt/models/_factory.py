@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from torch import Tensor
 
+from crt.models._foreign import timm_model
 from crt.models._registry import default_tag, get_pretrained_cfg, list_models, model_entrypoint, split_name
-from crt.models._source import Source, TransportError, from_hub, from_path, read_weights
+from crt.models._source import Source, from_hub, from_path, read_weights
 from crt.models.vit import CRT
 
 __all__ = ["create_model"]
@@ -92,7 +92,8 @@ def create_model(
         logger.warning("%s: built with random weights; pass pretrained=True to load the trained ones.", name)
     model = build(**{**(source.config if source else {}), **asked})
     if pretrained_backbone:
-        model.load_backbone(_timm_weights(model), f"timm's {model.backbone_name}")
+        weights = timm_model(model.backbone_name, pretrained=True, num_classes=0, **model.backbone_args).state_dict()
+        model.load_backbone(weights, f"timm's {model.backbone_name}")
     elif backbone_checkpoint is not None:
         path = from_path(backbone_checkpoint).weights
         model.load_backbone(read_weights(path, str(path)), str(path))
@@ -159,17 +160,12 @@ def _check_backbone(name: str, build: Any, source: Source, asked: str | None) ->
 
 def _normalisation_of(checkpoint: Path) -> tuple[Sequence[float] | None, Sequence[float] | None]:
     """mean and std of the timm model that a weights file is named after, if it is."""
-    cfg = timm.get_pretrained_cfg(checkpoint.name.split(".")[0])
+    parts = checkpoint.name.split(".")
+    names = [".".join(parts[:2]), parts[0]]  # architecture.tag, architecture
+    cfg = next((cfg for name in names if (cfg := _timm_cfg(name)) is not None), None)
     return (None, None) if cfg is None else (cfg.mean, cfg.std)
 
 
-def _timm_weights(model: CRT) -> dict[str, Tensor]:
-    """timm's ImageNet weights for the model's backbone, from its cache or the Hub."""
-    try:
-        pretrained = timm.create_model(model.backbone_name, pretrained=True, num_classes=0, **model.backbone_args)
-    except (TransportError, OSError, RuntimeError) as error:
-        raise OSError(
-            f"timm could not load the ImageNet weights of {model.backbone_name} ({error}). Without a network, give "
-            f"backbone_checkpoint=FILE.safetensors."
-        ) from error
-    return pretrained.state_dict()
+def _timm_cfg(name: str) -> Any:
+    known = name in timm.list_pretrained() if "." in name else timm.is_model(name)
+    return timm.get_pretrained_cfg(name) if known else None

@@ -7,9 +7,12 @@ from typing import Any
 
 import timm
 from timm.layers import resample_abs_pos_embed
+from timm.models import VisionTransformer
 from torch import Tensor
 
-__all__ = ["fit_position_embedding", "plain_vit", "shape_arguments", "split_reference"]
+from crt.models._source import TransportError
+
+__all__ = ["fit_position_embedding", "plain_vit", "shape_arguments", "split_reference", "timm_model"]
 
 
 def split_reference(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -56,20 +59,39 @@ def fit_position_embedding(embedding: Tensor, own: Tensor, side: int) -> Tensor:
     return resample_abs_pos_embed(embedding.float(), [side, side], num_prefix_tokens=prefix)
 
 
+def timm_model(name: str, *, pretrained: bool = False, **arguments: Any) -> Any:
+    """``timm.create_model`` with errors that help.
+
+    Raises:
+        ValueError: an unknown name, or arguments that this model does not take.
+        OSError: ``pretrained``, and the weights cannot be fetched.
+    """
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"timm has no model {name!r}.{hint} timm.list_models('*...*') lists them.")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **arguments)
+    except (TypeError, RuntimeError, TransportError, OSError) as error:
+        if pretrained:
+            raise OSError(
+                f"timm could not load the ImageNet weights of {name} ({error}). Without a network, give them as a file: "
+                f"backbone_checkpoint=FILE.safetensors, cnn_checkpoint=FILE.safetensors."
+            ) from error
+        raise ValueError(f"timm's {name!r} cannot be built with {arguments}: {error}") from error
+
+
 def plain_vit(name: str, tile: int, arguments: Mapping[str, Any]) -> Any:
     """timm's vision transformer of a name, without classifier, for square images of ``tile`` pixels.
 
     Raises:
         ValueError: an unknown name or argument, or a model that is no plain ViT with a class token.
     """
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(f"timm has no model {name!r}.{hint} timm.list_models('vit*') lists the transformers.")
+    what = f"{name!r} is no plain ViT with a class token, such as 'deit_small_patch16_224'."
     try:
-        vit = timm.create_model(name, num_classes=0, img_size=tile, **arguments)
-    except TypeError as error:
-        raise ValueError(f"{name!r} cannot be built with {dict(arguments)} as a plain ViT: {error}") from error
-    if not hasattr(vit, "_pos_embed") or getattr(vit, "cls_token", None) is None:
-        raise ValueError(f"{name!r} is no plain ViT with a class token, such as 'deit_small_patch16_224'.")
+        vit = timm_model(name, num_classes=0, img_size=tile, **arguments)
+    except ValueError as error:
+        raise ValueError(f"{error} Or else {what}" if timm.is_model(name) else str(error)) from error
+    if not isinstance(vit, VisionTransformer) or vit.cls_token is None:
+        raise ValueError(what)
     return vit

@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from crt.models._foreign import timm_model
 from crt.models._source import load_weights
 
 __all__ = ["CNNBranch"]
@@ -28,7 +29,7 @@ class CNNBranch(nn.Module):
         pretrained_backbone: load timm's ImageNet weights (through timm, from its cache or the Hub).
 
     Raises:
-        ValueError: ``frozen_stride`` is no stride of the backbone.
+        ValueError: an unknown backbone, one without feature maps, or a ``frozen_stride`` that is none of its strides.
     """
 
     backbone: Any
@@ -44,9 +45,11 @@ class CNNBranch(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.backbone = timm.create_model(
+        self.backbone = timm_model(
             backbone, features_only=True, output_stride=output_stride, pretrained=pretrained_backbone
         )
+        cfg = timm.get_pretrained_cfg(backbone)
+        self.mean, self.std = cfg.mean, cfg.std  # of the weights the backbone has, three values each
         channels = self.backbone.feature_info.channels()[-1]
         self.head = nn.Conv2d(channels, num_classes, kernel_size=1, bias=False)
         if frozen_stride:

@@ -32,10 +32,21 @@ class DualBranch(nn.Module):
     def __init__(self, vit: nn.Module, cnn: nn.Module | None) -> None:
         super().__init__()
         self.vit, self.cnn = vit, cnn
+        self.register_buffer("scale", None, persistent=False)
+        self.register_buffer("shift", None, persistent=False)
+        if self.cnn is not None and (list(self.cnn.mean), list(self.cnn.std)) != (
+            vit.config["mean"],
+            vit.config["std"],
+        ):
+            mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.cnn.mean, self.cnn.std))
+            self.scale, self.shift = self.vit.std.cpu() / std, (self.vit.mean.cpu() - mean) / std
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, 3, H, W) -> the raw class maps of both branches, (B, K, h, w) each on its own grid."""
-        return self.vit.forward_maps(x), None if self.cnn is None else self.cnn.forward_maps(x)
+        """(B, 3, H, W), normalised for the ViT -> the raw class maps of both branches, (B, K, h, w) each on its grid."""
+        vit_maps = self.vit.forward_maps(x)
+        if self.cnn is None:
+            return vit_maps, None
+        return vit_maps, self.cnn.forward_maps(x if self.scale is None else x * self.scale + self.shift)
 
     def loss(self, x: Tensor, targets: Tensor, *, coupling: float = 0.1) -> DualLoss:
         """``dual_loss`` of the maps of (B, 3, H, W) normalised floats."""

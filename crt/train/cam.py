@@ -6,13 +6,13 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from crt.data import LabelledPhotos
@@ -68,7 +68,7 @@ def train_cam(
     recipe: CAMRecipe,
     *,
     seed: int = 0,
-    precision: str = "no",
+    precision: str | None = None,
     compile: bool = False,
     save_every: int = 200,
     workers: int = 1,
@@ -85,7 +85,7 @@ def train_cam(
         out: folder for checkpoint, log (JSON lines) and model; made if need be.
         recipe: the settings, for example ``PRESETS["paper"]``.
         seed: of crops and order.
-        precision: "no" (float32), "bf16" or "fp16".
+        precision: "no" (float32) or "bf16"; None takes what `accelerate launch` was told.
         compile: compile both backbones.
         save_every: steps between checkpoints.
         workers: processes that decode photos.
@@ -95,31 +95,46 @@ def train_cam(
         The trained ViT branch, in evaluation mode.
 
     Raises:
-        ValueError: ``out`` holds a run with other settings, fewer photos than a batch, a loss that is not finite.
+        ValueError: ``out`` holds a run with other settings or photos, a batch that does not divide among the processes
+            or is larger than the data set, an unknown precision, a loss that is not finite.
         OSError: a photo that cannot be read, a checkpoint that cannot be written.
     """
-    accelerator = Accelerator(mixed_precision=precision)
+    accelerator = Accelerator()
+    precision = precision or accelerator.mixed_precision
+    if precision not in ("no", "bf16"):
+        raise ValueError(f"precision must be 'no' or 'bf16', got {precision!r}.")
+    if recipe.batch_size % accelerator.num_processes:
+        raise ValueError(f"a batch of {recipe.batch_size} does not divide among {accelerator.num_processes} processes.")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     plan = batch_plan(len(photos), recipe.batch_size, recipe.epochs, seed)
-    settings = {**dataclasses.asdict(recipe), "seed": seed, "photos": len(photos), "classes": photos.class_names}
+    settings = {**dataclasses.asdict(recipe), "seed": seed, "precision": precision, "data": photos.digest()}
     optimizer = _optimizer(model, recipe)
     checkpoint, first = out / "checkpoint.safetensors", 0
     if checkpoint.exists():
         first = load_checkpoint(checkpoint, model, optimizer, settings)
         logger.info("%s: goes on at step %d of %d", out, first, len(plan))
-    if compile:
-        _compile(model)
     loader = _loader(model.vit, photos, recipe, seed, plan[first:], accelerator, workers)
     model.train()
     wrapped, prepared = accelerator.prepare(model, optimizer)
+    if compile:
+        wrapped = torch.compile(wrapped)
     log = _Log(out / "log.jsonl", first)
-    for step, (images, targets) in enumerate(progress(loader, first, len(plan)), first):
+    batches = _batches(loader)
+    steps = progress(batches, first, len(plan)) if accelerator.is_main_process else batches
+    for step, (images, targets) in enumerate(steps, first):
         epoch = plan[step][0][0]
         for group, rate in zip(optimizer.param_groups, _rates(recipe, step, len(plan)), strict=True):
             group["lr"] = rate
         coupling = recipe.coupling if epoch >= recipe.coupling_from else 0.0
-        losses = _step(accelerator, wrapped, prepared, images, targets, coupling, recipe.clip)
+        with torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            maps = wrapped(images.to(accelerator.device))
+        losses = dual_loss(*maps, targets.to(accelerator.device), (recipe.crop, recipe.crop), coupling=coupling)
+        prepared.zero_grad(set_to_none=True)
+        accelerator.backward(losses.total)
+        if recipe.clip is not None:
+            accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
+        prepared.step()
         last = step + 1 == len(plan)
         if accelerator.is_main_process:
             log.add(step + 1, epoch, losses, recipe.batch_size)
@@ -131,26 +146,12 @@ def train_cam(
     return model.vit.eval()
 
 
-def _step(
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: Any,
-    images: Tensor,
-    targets: Tensor,
-    coupling: float,
-    clip: float | None,
-) -> DualLoss:
-    """One update of all parameters."""
-    images, targets = images.to(accelerator.device), targets.to(accelerator.device)
-    with accelerator.autocast():
-        vit_maps, cnn_maps = model(images)
-    losses = dual_loss(vit_maps, cnn_maps, targets, (images.shape[-2], images.shape[-1]), coupling=coupling)
-    optimizer.zero_grad(set_to_none=True)
-    accelerator.backward(losses.total)
-    if clip is not None:
-        accelerator.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
-    return losses
+def _batches(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loader's batches; an error in one of its processes comes without that process's traceback."""
+    try:
+        yield from loader
+    except OSError as error:
+        raise OSError(str(error).strip().splitlines()[-1].removeprefix("OSError: ")) from error
 
 
 def _optimizer(model: DualBranch, recipe: CAMRecipe) -> torch.optim.Optimizer:
@@ -168,12 +169,6 @@ def _rates(recipe: CAMRecipe, step: int, steps: int) -> tuple[float, float]:
     rise = min((step + 1) / recipe.warmup, 1.0) if recipe.warmup else 1.0
     rate = recipe.lr * rise * (1 - step / steps) ** recipe.power
     return rate, recipe.head_factor * rate
-
-
-def _compile(model: DualBranch) -> None:
-    model.vit.backbone.blocks.compile()
-    if model.cnn is not None:
-        model.cnn.backbone.compile()
 
 
 def _loader(
@@ -201,16 +196,18 @@ class _Log:
     def __init__(self, path: Path, first: int) -> None:
         self.path, self.first, self.start = path, first, time.monotonic()
         self.sums: dict[str, float] = {}
+        self.count = 0
 
     def add(self, step: int, epoch: int, losses: DualLoss, batch_size: int) -> None:
         for name, value in losses._asdict().items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
         if not math.isfinite(self.sums["total"]):
             raise ValueError(f"the loss is no longer finite at step {step}; try a lower learning rate or float32.")
+        self.count += 1
         if step % LOG_EVERY:
             return
-        means = {name: round(value / LOG_EVERY, 5) for name, value in self.sums.items()}
+        means = {name: round(value / self.count, 5) for name, value in self.sums.items()}
         speed = round((step - self.first) * batch_size / (time.monotonic() - self.start), 2)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "epoch": epoch, **means, "photos_per_second": speed}) + "\n")
-        self.sums = {}
+        self.sums, self.count = {}, 0

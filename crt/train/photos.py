@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from crt.data import LabelledPhotos
+from crt.models._inputs import as_photos
 from crt.train.recipe import CAMRecipe
 
 __all__ = ["Crops", "batch_plan"]
@@ -50,7 +51,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
             view = [v2.RandomResizedCrop(recipe.crop, scale=recipe.area, antialias=True), *normalise]
         else:  # padded after normalisation: zero is the mean colour
             view = [_LongSide(*recipe.long_side), *normalise, v2.RandomCrop(recipe.crop, pad_if_needed=True)]
-        self.transform = v2.Compose([v2.ToImage(), *view, v2.RandomHorizontalFlip()])
+        self.transform = v2.Compose([*view, v2.RandomHorizontalFlip()])
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -64,8 +65,8 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         epoch, index = key
         photo = self.photos[index]
         try:
-            image = Image.open(photo.image).convert("RGB")
-        except Exception as error:  # Pillow's decoders raise whatever they stumble over
+            (image,) = as_photos(Image.open(photo.image), torch.device("cpu"))  # as in inference: EXIF, 16 bits, alpha
+        except (OSError, ValueError) as error:
             raise OSError(f"{photo.image} cannot be read as a photo: {error}") from error
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((self.seed * 1000 + epoch) * 1_000_003 + index)

@@ -49,6 +49,27 @@ class CAMRecipe:
     area: tuple[float, float] | None = (0.3, 1.0)
     long_side: tuple[int, int] = (210, 420)
 
+    def __post_init__(self) -> None:
+        """Raises: ValueError if a setting is out of its range."""
+        rules = {
+            "optimizer": (self.optimizer in ("adamw", "sgd"), "'adamw' or 'sgd'"),
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "crop": (self.crop >= 1, "at least 1"),
+            "lr": (self.lr > 0, "above 0"),
+            "coupling": (self.coupling >= 0, "at least 0"),
+            "warmup": (self.warmup >= 0, "at least 0"),
+            "clip": (self.clip is None or self.clip > 0, "above 0, or null"),
+            "area": (
+                self.area is None or (len(self.area) == 2 and 0 < self.area[0] <= self.area[1] <= 1),
+                "0 < a <= b <= 1",
+            ),
+            "long_side": (len(self.long_side) == 2 and 1 <= self.long_side[0] <= self.long_side[1], "two rising sizes"),
+        }
+        for name, (right, wanted) in rules.items():
+            if not right:
+                raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)!r}.")
+
 
 PRESETS = {
     "t16-voc9k": CAMRecipe(),
@@ -104,6 +125,7 @@ def _parse(name: str, text: str, old: Any) -> Any:
         value = float(value)
     if isinstance(value, list):
         value = tuple(value)
-    if value is not None and old is not None and type(value) is not type(old):
+    nullable = name in ("cnn", "area", "clip")
+    if (value is None and not nullable) or (value is not None and old is not None and type(value) is not type(old)):
         raise ValueError(f"{name}={text}: expected a value like {json.dumps(old)}.")
     return value
