@@ -64,6 +64,23 @@ def test_loss_is_the_papers(tiny, cnn):
     torch.testing.assert_close(independent.total, margin[0] + margin[1])
 
 
+def test_each_branch_sees_its_own_normalisation(tiny):
+    cnn = CNNBranch("resnet18", num_classes=5).eval()
+    model = DualBranch(tiny, cnn)
+    pixels = torch.rand(1, 3, 64, 64)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (cnn.mean, cnn.std))
+    assert list(cnn.mean) != tiny.config["mean"]
+    with torch.no_grad():
+        _, maps = model((pixels - tiny.mean) / tiny.std)
+        torch.testing.assert_close(maps, cnn.forward_maps((pixels - mean) / std), rtol=1e-3, atol=1e-4)
+
+
+def test_unknown_cnns_are_named():
+    for name, message in [("resnet5", "resnet50"), ("vit_tiny_patch16_224", "cannot be built")]:
+        with pytest.raises(ValueError, match=message):
+            CNNBranch(name)
+
+
 def test_bool_targets(tiny):
     x, targets = torch.randn(1, 3, 64, 64), torch.tensor([[True, False, False, True, False]])
     model = DualBranch(tiny, None)

@@ -31,5 +31,7 @@ def test_the_model_card_has_the_same_numbers():
     results = load_results()
     card = (ROOT / "crt" / "weights" / "crt_vit_t16.voc9k" / "README.md").read_text()
     for record in results.records():
+        if record["scales"] != [0.5, 1.0, 1.5]:
+            continue
         share = record["curve"][results.chosen_threshold(record["model"])]
         assert f"| {record['photos']} | {100 * share:.1f} |" in card

@@ -122,10 +122,9 @@ def test_killed_and_resumed_equals_never_stopped(folder):
 
 
 def test_two_processes_train_as_one(folder):
+    port = str(free_port())
     ranks = [
-        start(
-            folder, "two", RANK=str(i), LOCAL_RANK=str(i), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="29551"
-        )
+        start(folder, "two", RANK=str(i), LOCAL_RANK=str(i), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
         for i in range(2)
     ]
     assert [rank.wait(180) for rank in ranks] == [0, 0]
@@ -143,6 +142,44 @@ def test_a_run_with_other_settings_is_not_continued(folder):
     (folder / "run/checkpoint.safetensors").write_bytes(b"half")
     with pytest.raises(ValueError, match="damaged"):
         train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, workers=0)
+
+
+def test_other_photos_or_precision_are_another_run(folder):
+    photos = photos_of(folder)
+    train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, workers=0)
+    with pytest.raises(ValueError, match="precision: no then, bf16 now"):
+        train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, precision="bf16", workers=0)
+    photos.photos[0] = photos.photos[0]._replace(labels=[0, 1, 2])
+    with pytest.raises(ValueError, match="data: "):
+        train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, workers=0)
+    with pytest.raises(ValueError, match="'no' or 'bf16'"):
+        train_cam(tiny_model(photos.class_names), photos, folder / "other", QUICK, precision="fp8", workers=0)
+
+
+def test_a_compiled_run_leaves_a_plain_model(folder, monkeypatch):
+    compiled, original = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda m: compiled.append(1) or original(m, backend="eager"))
+    photos = photos_of(folder)
+    model = train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, compile=True, workers=0)
+    assert compiled
+    image = Image.open(photos[0].image)
+    model(torch.randn(1, 3, 64, 64))
+    again = CRT.from_pretrained(folder / "run/model")
+    torch.testing.assert_close(model.cam(image, [0]), again.cam(image, [0]), rtol=1e-4, atol=1e-5)
+
+
+def test_labels_of_several_words(folder):
+    (folder / "labels.csv").write_text("file,labels\n0.png,traffic light;car\n1.png,car\n")
+    photos = photos_of(folder)
+    assert photos.class_names == ["car", "traffic light"]
+    assert photos[0].labels == [0, 1]
+
+
+def test_training_sees_photos_as_inference_does(folder):
+    dark = Image.fromarray(np.full((80, 100), 20000, np.uint16))
+    dark.save(folder / "photos/0.png")
+    crop, _ = Crops(photos_of(folder), QUICK, (0.0,) * 3, (1.0,) * 3, seed=0)[0, 0]
+    assert crop.max() == pytest.approx(20000 / 65535, abs=0.01)
 
 
 def test_samples_depend_on_their_key_alone(folder):
@@ -176,6 +213,7 @@ def test_plan_visits_every_photo_once_an_epoch():
         ("file,labels\nnone.png,red\n", FileNotFoundError, ["line 2", "none.png"]),
         ("name,labels\n0.png,red\n", ValueError, ["line 1", "file"]),
         ("file,labels\n", ValueError, ["no rows"]),
+        ("file,labels\n0.png,red,blue\n", ValueError, ["line 2", "more cells"]),
         ("file,labels\n0.png,red\n1.png,rad\n", ValueError, ["line 3", "Did you mean 'red'"]),
     ],
 )
@@ -187,11 +225,13 @@ def test_mistakes_in_a_table_are_named(folder, text, error, parts):
         assert part in str(caught.value)
 
 
-def test_a_broken_photo_is_named(folder):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_photo_is_named(folder, workers):
     (folder / "photos/3.png").write_bytes(b"no picture")
     photos = photos_of(folder)
-    with pytest.raises(OSError, match=r"3\.png"):
-        train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, workers=0)
+    with pytest.raises(OSError, match=r"3\.png") as caught:
+        train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, workers=workers)
+    assert "Traceback" not in str(caught.value)
 
 
 def test_recipes():
@@ -203,6 +243,10 @@ def test_recipes():
         ("papers", "", "t16-voc9k, paper"),
         ("paper", "epoch=3", "did you mean 'epochs'"),
         ("paper", "epochs=many", "a value like 10"),
+        ("paper", "lr=null", "a value like"),
+        ("paper", "optimizer=SGD", "'adamw' or 'sgd'"),
+        ("paper", "epochs=0", "at least 1"),
+        ("paper", "area=[0.5]", "0 < a <= b <= 1"),
     ]:
         with pytest.raises(ValueError, match=message):
             make_recipe(preset, [change] if change else [])

@@ -62,7 +62,8 @@ class LabelledPhotos:
 
         Args:
             folder: where the files are.
-            table: a CSV, UTF-8; ``file`` is a path below ``folder``, ``labels`` class names separated by ";", or by spaces if no name holds one.
+            table: a CSV, UTF-8; ``file`` is a path below ``folder``, ``labels`` class names separated by ";" or, where
+                there is none, by spaces.
             class_names: the K names in order; None takes those in the table, sorted.
 
         Raises:

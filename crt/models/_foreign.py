@@ -75,7 +75,7 @@ def timm_model(name: str, *, pretrained: bool = False, **arguments: Any) -> Any:
     except (TypeError, RuntimeError, TransportError, OSError) as error:
         if pretrained:
             raise OSError(
-                f"timm could not load the ImageNet weights of {name} ({error}). Without a network, give them as a file: "
+                f"timm could not load the ImageNet weights of {name} ({error}). Without a network, give a file: "
                 f"backbone_checkpoint=FILE.safetensors, cnn_checkpoint=FILE.safetensors."
             ) from error
         raise ValueError(f"timm's {name!r} cannot be built with {arguments}: {error}") from error

@@ -48,7 +48,7 @@ class CNNBranch(nn.Module):
         self.backbone = timm_model(
             backbone, features_only=True, output_stride=output_stride, pretrained=pretrained_backbone
         )
-        cfg = timm.get_pretrained_cfg(backbone)
+        cfg: Any = timm.get_pretrained_cfg(backbone)
         self.mean, self.std = cfg.mean, cfg.std  # of the weights the backbone has, three values each
         channels = self.backbone.feature_info.channels()[-1]
         self.head = nn.Conv2d(channels, num_classes, kernel_size=1, bias=False)

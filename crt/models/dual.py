@@ -34,15 +34,15 @@ class DualBranch(nn.Module):
         self.vit, self.cnn = vit, cnn
         self.register_buffer("scale", None, persistent=False)
         self.register_buffer("shift", None, persistent=False)
-        if self.cnn is not None and (list(self.cnn.mean), list(self.cnn.std)) != (
-            vit.config["mean"],
-            vit.config["std"],
-        ):
+        if self.cnn is not None and (list(self.cnn.mean), list(self.cnn.std)) != self._vit_statistics():
             mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.cnn.mean, self.cnn.std))
             self.scale, self.shift = self.vit.std.cpu() / std, (self.vit.mean.cpu() - mean) / std
 
+    def _vit_statistics(self) -> tuple[list[float], list[float]]:
+        return self.vit.config["mean"], self.vit.config["std"]
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, 3, H, W), normalised for the ViT -> the raw class maps of both branches, (B, K, h, w) each on its grid."""
+        """(B, 3, H, W), normalised for the ViT -> raw class maps of both, (B, K, h, w) each on its own grid."""
         vit_maps = self.vit.forward_maps(x)
         if self.cnn is None:
             return vit_maps, None

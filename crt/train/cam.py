@@ -128,8 +128,9 @@ def train_cam(
             group["lr"] = rate
         coupling = recipe.coupling if epoch >= recipe.coupling_from else 0.0
         with torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            maps = wrapped(images.to(accelerator.device))
-        losses = dual_loss(*maps, targets.to(accelerator.device), (recipe.crop, recipe.crop), coupling=coupling)
+            vit_maps, cnn_maps = wrapped(images.to(accelerator.device))
+        size = (recipe.crop, recipe.crop)
+        losses = dual_loss(vit_maps, cnn_maps, targets.to(accelerator.device), size, coupling=coupling)
         prepared.zero_grad(set_to_none=True)
         accelerator.backward(losses.total)
         if recipe.clip is not None:
