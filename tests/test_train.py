@@ -259,6 +259,16 @@ def test_any_branches(vit, cnn):
     assert torch.isfinite(losses.total)
 
 
+@pytest.mark.parametrize(
+    ("file", "error", "message"),
+    [("none.safetensors", FileNotFoundError, "no weights file"), ("w.pth", ValueError, "not a")],
+)
+def test_cnn_weights_are_checked_as_the_vits_are(tmp_path, file, error, message):
+    torch.save({}, tmp_path / "w.pth")
+    with pytest.raises(error, match=message):
+        build_branches(CAMRecipe(cnn="resnet18"), ["a"], cnn_checkpoint=tmp_path / file)
+
+
 def test_command(folder):
     arguments = [
         "train",

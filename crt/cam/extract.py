@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from crt._messages import placed
 from crt.cam.functional import Align, merge_scales, normalise, resize, snapped_size
 from crt.cam.result import CAMResult
 from crt.cam.tiling import merge, offsets, pad_to
@@ -115,8 +116,7 @@ class CAMExtractor:
                     (photo,) = self.model.photos([image])
                     wanted = self.model.multi_hot(labels, 1)
                 except (TypeError, ValueError, OSError) as error:
-                    kind = next(kind for kind in (TypeError, ValueError, OSError) if isinstance(error, kind))
-                    raise kind(f"photo {number} of the stream: {error}") from error
+                    raise placed(error, f"photo {number} of the stream") from error
                 yield photo, None if wanted is None else wanted[0]
 
         return self._results(understood(), size)

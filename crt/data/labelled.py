@@ -1,7 +1,6 @@
 """Photos with image-level labels: what training needs, from a VOC-style root or from a folder and a CSV."""
 
 import csv
-import difflib
 import hashlib
 import json
 import os
@@ -9,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from crt._messages import did_you_mean
 from crt.data.voc import VOC_CLASSES, VOCSegmentation
 
 __all__ = ["LabelledPhoto", "LabelledPhotos"]
@@ -82,10 +82,7 @@ class LabelledPhotos:
                 raise FileNotFoundError(f"{where}: there is no photo at {folder / file}.")
             for name in found:
                 if name not in names:
-                    near = difflib.get_close_matches(name, names, n=1)
-                    raise ValueError(
-                        f"{where}: unknown class {name!r}." + (f" Did you mean {near[0]!r}?" if near else "")
-                    )
+                    raise ValueError(f"{where}: unknown class {name!r}.{did_you_mean(name, names)}")
             photos[file] = LabelledPhoto(folder / file, sorted({names.index(name) for name in found}))
         return cls(list(photos.values()), names)
 

@@ -1,10 +1,11 @@
 """PASCAL VOC: its classes, and photos with labels and masks in its folder layout."""
 
 import csv
-import difflib
 import os
 from pathlib import Path
 from typing import NamedTuple
+
+from crt._messages import did_you_mean
 
 __all__ = ["VOC_CLASSES", "VOCSegmentation"]
 
@@ -78,8 +79,7 @@ def _read_labels(path: Path, difficult: bool) -> dict[str, list[str]]:
                 found |= set((row.get("difficult") or "").split())
             if unknown := found - set(VOC_CLASSES):
                 name = min(unknown)
-                near = difflib.get_close_matches(name, VOC_CLASSES, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else f" Classes: {', '.join(VOC_CLASSES)}."
+                hint = did_you_mean(name, VOC_CLASSES) or f" Classes: {', '.join(VOC_CLASSES)}."
                 raise ValueError(f"{path}, line {number}: unknown class {name!r}.{hint}")
             labels[row["id"]] = [name for name in VOC_CLASSES if name in found]
     return labels

@@ -11,7 +11,7 @@ import timm
 
 from crt.models._foreign import timm_model
 from crt.models._registry import default_tag, get_pretrained_cfg, list_models, model_entrypoint, split_name
-from crt.models._source import Source, from_hub, from_path, read_weights
+from crt.models._source import Source, from_hub, from_path, read_checkpoint
 from crt.models.vit import CRT
 
 __all__ = ["create_model"]
@@ -95,8 +95,7 @@ def create_model(
         weights = timm_model(model.backbone_name, pretrained=True, num_classes=0, **model.backbone_args).state_dict()
         model.load_backbone(weights, f"timm's {model.backbone_name}")
     elif backbone_checkpoint is not None:
-        path = from_path(backbone_checkpoint).weights
-        model.load_backbone(read_weights(path, str(path)), str(path))
+        model.load_backbone(read_checkpoint(backbone_checkpoint), str(backbone_checkpoint))
     return model.eval()
 
 

@@ -1,6 +1,5 @@
 """What others made: timm's transformers, weights for another tile, state dicts of the public reference's ViT branch."""
 
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor
 
+from crt._messages import did_you_mean
 from crt.models._source import TransportError
 
 __all__ = ["fit_position_embedding", "plain_vit", "shape_arguments", "split_reference", "timm_model"]
@@ -67,8 +67,7 @@ def timm_model(name: str, *, pretrained: bool = False, **arguments: Any) -> Any:
         OSError: ``pretrained``, and the weights cannot be fetched.
     """
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = did_you_mean(name, timm.list_models(), n=3)
         raise ValueError(f"timm has no model {name!r}.{hint} timm.list_models('*...*') lists them.")
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments)

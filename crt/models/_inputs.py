@@ -9,6 +9,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from crt._messages import placed
+
 __all__ = ["as_multi_hot", "as_photos"]
 
 _HIGHEST_NORMALISED = 30.0
@@ -28,8 +30,7 @@ def as_photos(images: Any, device: torch.device) -> list[Tensor]:
             try:
                 photos.append(_photo(image, device))
             except (TypeError, ValueError, OSError) as error:
-                kind = next(kind for kind in (TypeError, ValueError, OSError) if isinstance(error, kind))
-                raise kind(f"image {place} of the list: {error}") from error
+                raise placed(error, f"image {place} of the list") from error
         return photos
     if isinstance(images, Tensor) and images.ndim == 4:
         if not len(images):

@@ -1,10 +1,10 @@
 """The list of models: architectures by name, and the tags of their trained weights."""
 
-import difflib
 import fnmatch
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from crt._messages import did_you_mean
 from crt.models._config import PretrainedCfg
 
 __all__ = ["get_pretrained_cfg", "is_model", "list_models", "model_entrypoint", "register_model", "split_name"]
@@ -46,8 +46,7 @@ def split_name(name: str) -> tuple[str, str | None]:
     architecture, _, tag = name.partition(".")
     if architecture not in _entrypoints or (tag and tag not in _tags[architecture]):
         known = list_models() + list_models(pretrained=True)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = did_you_mean(name, known, n=3, cutoff=0.5)
         raise ValueError(f"unknown model {name!r}.{hint} crt.list_models() lists all.")
     return architecture, tag or None
 

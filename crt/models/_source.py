@@ -31,6 +31,7 @@ __all__ = [
     "from_hub",
     "from_path",
     "load_weights",
+    "read_checkpoint",
     "read_config",
     "read_weights",
 ]
@@ -202,3 +203,9 @@ def read_weights(path: Path, name: str) -> dict[str, Tensor]:
         raise ValueError(
             f"{path} ({name}) is truncated or no safetensors file ({error}); fetch or save it again."
         ) from error
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a weights file or folder that a user named; raises as ``from_path`` and ``read_weights`` do."""
+    file = from_path(path).weights
+    return read_weights(file, str(file))

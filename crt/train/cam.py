@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from crt.data import LabelledPhotos
 from crt.models import CRT, CNNBranch, DualBranch, DualLoss, create_model, dual_loss
-from crt.models._source import read_weights
+from crt.models._source import read_checkpoint
 from crt.train.checkpoint import load_checkpoint, save_checkpoint
 from crt.train.photos import Crops, batch_plan
 from crt.train.recipe import CAMRecipe
@@ -57,7 +57,7 @@ def build_branches(
     fetch = pretrained and cnn_checkpoint is None
     cnn = CNNBranch(recipe.cnn, num_classes=len(class_names), pretrained_backbone=fetch)
     if cnn_checkpoint is not None:
-        cnn.load_backbone(read_weights(Path(cnn_checkpoint), str(cnn_checkpoint)), str(cnn_checkpoint))
+        cnn.load_backbone(read_checkpoint(cnn_checkpoint), str(cnn_checkpoint))
     return DualBranch(vit, cnn)
 
 
