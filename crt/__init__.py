@@ -27,7 +27,12 @@ __all__ = [
 ]
 
 # Names are loaded when first used, so that `import crt` does not wait for timm and the Hub's client.
-_HOME = {"CAMExtractor": "crt.cam", "CAMResult": "crt.cam", "create_refiner": "crt.refine", "list_refiners": "crt.refine"}
+_HOME = {
+    "CAMExtractor": "crt.cam",
+    "CAMResult": "crt.cam",
+    "create_refiner": "crt.refine",
+    "list_refiners": "crt.refine",
+}
 
 
 def __getattr__(name: str) -> Any:
