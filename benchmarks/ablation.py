@@ -4,7 +4,7 @@ python benchmarks/ablation.py --voc VOC2012 --vit VIT.safetensors --cnn CNN.safe
 
 Each row is trained with `crt.train` (labels only), measured on three lists and written to docs/records/.  Started again
 after it was stopped, it goes on where it was.  Rows with tiling see photos at scales 0.5 and 1; the row without sees
-each photo squeezed into one tile.  Both add the mirror image.  Average precision is of logits for the photo in one tile.
+each photo squeezed into one tile.  Both add the mirror image.  Average precision is of the photo in one tile.
 """
 
 import dataclasses
