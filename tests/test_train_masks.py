@@ -90,7 +90,8 @@ def test_a_round_on_masks_finds_the_squares(masked, folder):  # noqa: F811
     trained = train_cam(model, masked, folder / "run", recipe, workers=0)
     assert (trained.attention_power, trained.pool) == (0.0, 0.2)
     curve = SeedCurve(3, [0.2, 0.4])
-    for photo, result in zip(masked, CAMExtractor(trained).stream((Image.open(p.image), p.labels) for p in masked)):
+    results = CAMExtractor(trained).stream((Image.open(photo.image), photo.labels) for photo in masked)
+    for photo, result in zip(masked, results, strict=True):
         curve.update(result.maps, result.labels, torch.from_numpy(np.array(Image.open(photo.mask))))
     assert curve.best()[1] > 0.6
     logits = torch.stack([trained(trained.normalised(trained.photos(Image.open(p.image))[0])[None])[0] for p in masked])
