@@ -75,7 +75,8 @@ def build_branches(
 
 def _settings_of(recipe: CAMRecipe) -> dict[str, Any]:
     """What a recipe says of the ViT branch beside its architecture."""
-    return {"num_passes": recipe.num_passes, "attention_power": recipe.attention_power, "pool": recipe.pool}
+    names = ("num_passes", "attention_power", "activation", "pool")
+    return {name: getattr(recipe, name) for name in names}
 
 
 def train_cam(

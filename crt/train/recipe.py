@@ -17,7 +17,7 @@ class CAMRecipe:
     Attributes:
         model: architecture of the ViT branch (``crt.list_models``).
         num_passes: see ``CRT``.
-        attention_power, pool: see ``CRT``.
+        attention_power, activation, pool: see ``CRT``.
         cnn: timm CNN of the other branch, or None to train the transformer alone.
         coupling: weight of the distance between the branches' maps, the paper's lambda.
         coupling_from: first epoch (from 0) in which it is not zero.
@@ -36,6 +36,7 @@ class CAMRecipe:
     model: str = "crt_vit_t16"
     num_passes: int = 0
     attention_power: float = 1.0
+    activation: Literal["relu", "sigmoid"] = "relu"
     pool: float = 1.0
     cnn: str | None = "tf_efficientnet_lite0"
     coupling: float = 0.1
@@ -79,7 +80,9 @@ class CAMRecipe:
 
 PRESETS = {
     "t16-voc9k": CAMRecipe(attention_power=0.5),
-    "t16-voc9k-masks": CAMRecipe(cnn=None, coupling=0.0, attention_power=0.0, pool=0.1, mask=1.0, lr=5e-5),
+    "t16-voc9k-masks": CAMRecipe(
+        cnn=None, coupling=0.0, attention_power=0.0, activation="sigmoid", pool=0.1, mask=1.0, lr=5e-5
+    ),
     "paper": CAMRecipe(
         model="crt_vit_s16",
         num_passes=3,
