@@ -22,6 +22,7 @@ ALLOWED = {
     "cam.attention": {"torch", "einops"},
     "cam": {"_files", "_messages", "viz", "torch", "einops", "PIL"},
     "metrics": {"data", "torch", "PIL"},
+    "refine": {"_messages", "cam.functional", "torch", "einops", "numpy", "pydensecrf"},
     "models": {
         "_files",
         "_messages",

@@ -1,5 +1,7 @@
 """What every refiner accepts."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,7 @@ def checked_image(image: Tensor, cam: Tensor) -> Tensor:
     return image / 255 if image.dtype == torch.uint8 else image.to(torch.promote_types(image.dtype, torch.float32))
 
 
-def resized(cam: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(cam: Tensor, size: Sequence[int]) -> Tensor:
     """(B, k, h, w) at another size, bilinearly (align_corners=False); no maps at all stay none."""
-    return resize(cam.flatten(0, 1), size).view(*cam.shape[:2], *size)
+    height, width = size
+    return resize(cam.flatten(0, 1), (height, width)).view(*cam.shape[:2], height, width)

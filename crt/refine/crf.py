@@ -90,7 +90,7 @@ class DenseCRF(nn.Module):
 def crf_labels(
     image: Tensor, labels: Tensor, num_labels: int, *, gt_prob: float = 0.7, settings: CRFSettings | None = None
 ) -> Tensor:
-    """Cleans a label image: each label is right with probability ``gt_prob`` before inference, the others share the rest.
+    """Cleans a label image, in which each label is right with probability ``gt_prob``; the others share the rest.
 
     Args:
         image: (3, H, W), uint8 in [0, 255] or floating point in [0, 1].

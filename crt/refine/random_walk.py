@@ -63,23 +63,23 @@ def random_walk(
     tensor([[[[0.5000, 0.5000, 0.0000, 0.0000]]]])
     """
     _check(cam, boundary, beta, steps, tolerance)
+    b, k, h, w = cam.shape
     dtype = torch.promote_types(torch.promote_types(cam.dtype, boundary.dtype), torch.float32)
     with torch.autocast(cam.device.type, enabled=False):
         boundary, start = boundary.to(dtype), cam.to(dtype)
         side = max(radius - 1, 4)
-        grid = [math.ceil(length / side) for length in cam.shape[-2:]]
+        i, j = math.ceil(h / side), math.ceil(w / side)
         changes = _changes(path_affinity(boundary, radius) ** beta, radius, side)
-        start = F.pad(start * (1 - boundary), (0, -cam.shape[-1] % side, 0, -cam.shape[-2] % side))
+        start = F.pad(start * (1 - boundary), (0, -w % side, 0, -h % side))
         tiles = rearrange(start, "b k (i y) (j x) -> (b i j k) (y x)", y=side, x=side)
-        change = partial(_change, changes=changes, around=_around(*cam.shape[:2], *grid, cam.device))
+        change = partial(_change, changes=changes, around=_around(b, k, i, j, cam.device))
         if tolerance is None:
             for _ in range(steps):
                 tiles = tiles + change(tiles)
         else:
             tiles = _chebyshev(tiles, change, chebyshev_coefficients(steps, tolerance))
-        i, j = grid
-        walked = rearrange(tiles, "(b i j k) (y x) -> b k (i y) (j x)", i=i, j=j, k=cam.shape[1], y=side)
-    return walked[..., : cam.shape[-2], : cam.shape[-1]].to(cam.dtype)
+        walked = rearrange(tiles, "(b i j k) (y x) -> b k (i y) (j x)", b=b, i=i, j=j, k=k, y=side, x=side)
+    return walked[..., :h, :w].to(cam.dtype)
 
 
 def chebyshev_coefficients(steps: int, tolerance: float) -> list[float]:
@@ -141,7 +141,8 @@ class RandomWalk(nn.Module):
             steps=self.steps,
             tolerance=self.tolerance,
         )
-        return resized(walked, cam.shape[-2:])
+        # Dropped Chebyshev terms may leave a value below zero, by less than the tolerance.
+        return resized(walked, cam.shape[-2:]).clamp(min=0)
 
     def extra_repr(self) -> str:
         return f"radius={self.radius}, beta={self.beta}, steps={self.steps}, tolerance={self.tolerance}"
@@ -151,9 +152,10 @@ def _check(cam: Tensor, boundary: Tensor, beta: float, steps: int, tolerance: fl
     if cam.ndim != 4 or not cam.is_floating_point():
         raise ValueError(f"expected a floating-point cam of shape (B, k, h, w), got {cam.dtype} {tuple(cam.shape)}.")
     wanted = (len(cam), 1, *cam.shape[-2:])
-    if tuple(boundary.shape) != wanted:
+    if tuple(boundary.shape) != wanted or not boundary.is_floating_point():
         raise ValueError(
-            f"expected a boundary of shape {wanted} beside a cam of {tuple(cam.shape)}, got {tuple(boundary.shape)}."
+            f"expected a floating-point boundary of shape {wanted} beside a cam of {tuple(cam.shape)}, got "
+            f"{boundary.dtype} {tuple(boundary.shape)}."
         )
     if not beta > 0:
         raise ValueError(f"beta must be above 0, got {beta}.")
@@ -168,12 +170,10 @@ def _changes(affinity: Tensor, radius: int, side: int) -> Tensor:
 
     A block's rows are the cells of the 3 x 3 tiles around, its columns the cells of the tile in the middle.
     """
-    (b, _, h, w), half, reach = affinity.shape, displacements(radius), radius - 1
+    (h, w), half, reach = affinity.shape[-2:], displacements(radius), radius - 1
     # The affinity with the cell at -d is that of the cell at -d with its neighbour at d.
     padded = F.pad(affinity, (reach, reach, reach, 0))
-    back = [
-        padded[:, p, reach - dy : reach - dy + h, reach - dx : reach - dx + w] for p, (dy, dx) in enumerate(half)
-    ]
+    back = [padded[:, p, reach - dy : reach - dy + h, reach - dx : reach - dx + w] for p, (dy, dx) in enumerate(half)]
     planes = torch.cat([affinity, torch.stack(back, dim=1)], dim=1)
     others = planes.sum(dim=1, keepdim=True)
     planes = torch.cat([planes, -others], dim=1) / (1 + others)
@@ -186,7 +186,7 @@ def _changes(affinity: Tensor, radius: int, side: int) -> Tensor:
 
 
 def _plane_numbers(neighbours: list[tuple[int, int]], side: int) -> Tensor:
-    """(9 * side^2, side^2): which of ``neighbours`` a cell of the 3 x 3 tiles is to a cell in the middle, or the next."""
+    """(9 * side^2, side^2): which of ``neighbours`` a cell of the 3 x 3 tiles is to one in the middle, or how many."""
     table = torch.full((4 * side - 1, 4 * side - 1), len(neighbours))
     for number, (dy, dx) in enumerate(neighbours):
         table[dy + 2 * side - 1, dx + 2 * side - 1] = number
