@@ -80,11 +80,8 @@ def test_tolerance_is_kept(tolerance, power):
     boundary, cam = torch.rand(1, 1, 20, 23, dtype=torch.float64) ** power, torch.zeros(1, 2, 20, 23).double()
     cam[0, 0, 4, 5], cam[0, 1] = 1, torch.rand(20, 23)
     wrong = random_walk(cam, boundary, tolerance=tolerance) - random_walk(cam, boundary)
-    columns = dense_affinity(boundary[0], 5, 10).sum(dim=0).view(20, 23)
-    for k in range(2):
-        start = (columns * (cam * (1 - boundary))[0, k] ** 2).sum().sqrt()
-        assert (columns * wrong[0, k] ** 2).sum().sqrt() <= tolerance * start
-    assert wrong.abs().max() < 3 * tolerance * cam.max()
+    allowed = tolerance * (cam * (1 - boundary)).amax(dim=(-2, -1))
+    assert (wrong.abs().amax(dim=(-2, -1)) <= allowed).all()
 
 
 @BOTH

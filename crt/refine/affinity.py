@@ -8,7 +8,9 @@ ends included.  Agreement with the public reference is tested for radius 5; a di
 occurs at radius 6 (displacement (3, 4)), and is outside here.
 """
 
+from collections.abc import Iterator
 from functools import reduce
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -63,8 +65,19 @@ def path_affinity(boundary: Tensor, radius: int) -> Tensor:
     ranks = torch.empty_like(places).scatter_(1, order, places).view(b, h, w)
     # What lies outside is a boundary above all others.
     ranks, ordered = F.pad(ranks, (reach, reach, 0, reach), value=h * w), F.pad(ordered, (0, 1), value=1.0)
+    # A line is a run of cells in each of its rows: runs[n] has the maxima over n + 1 cells from each on.
+    runs = [ranks]
+    for length in range(1, radius):
+        runs.append(torch.maximum(runs[-1][..., :-1], ranks[..., length:]))
     highest = [
-        reduce(torch.maximum, (ranks[:, y : y + h, reach + x : reach + x + w] for y, x in line(*pair)))
+        reduce(torch.maximum, (runs[n - 1][:, y : y + h, reach + x : reach + x + w] for y, x, n in _rows(*pair)))
         for pair in pairs
     ]
     return 1 - ordered.gather(1, torch.stack(highest, dim=1).flatten(1).long()).view(b, len(pairs), h, w)
+
+
+def _rows(dy: int, dx: int) -> Iterator[tuple[int, int, int]]:
+    """Each row of a line: y, the first x and the number of cells."""
+    for y, cells in groupby(line(dy, dx), key=lambda cell: cell[0]):
+        columns = [x for _, x in cells]
+        yield y, columns[0], len(columns)
