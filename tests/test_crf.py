@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from crt.refine import CRFSettings, DenseCRF, crf_labels
+from crt.refine import CRFSettings, DenseCRF, create_refiner, crf_labels
 
 
 @pytest.fixture
@@ -65,6 +65,7 @@ def test_any_size_dtype_and_batch(square):
     assert refined.shape == cam.shape and refined.dtype == torch.bfloat16
     for b in range(2):
         assert torch.equal(crf(images[b : b + 1], cam[b : b + 1])[0], refined[b])
+    assert torch.equal(create_refiner("crf")(images, cam), refined)
     assert crf(images, cam[:, :0]).shape == (2, 0, 15, 20)
 
 

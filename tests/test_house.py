@@ -22,7 +22,6 @@ ALLOWED = {
     "cam.attention": {"torch", "einops"},
     "cam": {"_files", "_messages", "viz", "torch", "einops", "PIL"},
     "metrics": {"data", "torch", "PIL"},
-    "refine": {"_messages", "cam.functional", "torch", "einops", "numpy", "pydensecrf"},
     "models": {
         "_files",
         "_messages",
@@ -35,9 +34,25 @@ ALLOWED = {
         "numpy",
         "PIL",
     },
-    "train": {"_files", "data", "models", "torch", "torchvision", "accelerate", "safetensors", "PIL"},
-    "cli": {"", "_files", "cam", "data", "metrics", "models", "train", "torch", "typer", "rich", "PIL"},
-    "": {"cam", "models"},
+    "refine": {"_messages", "cam.functional", "torch", "einops", "numpy", "pydensecrf"},
+    "pseudo": {"_files", "cam", "data", "torch", "PIL"},
+    "train": {"_files", "cam", "data", "models", "torch", "torchvision", "accelerate", "safetensors", "PIL"},
+    "cli": {
+        "",
+        "_files",
+        "cam",
+        "data",
+        "metrics",
+        "models",
+        "pseudo",
+        "refine",
+        "train",
+        "torch",
+        "typer",
+        "rich",
+        "PIL",
+    },
+    "": {"cam", "models", "refine"},
 }
 
 

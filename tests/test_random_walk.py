@@ -191,8 +191,11 @@ def test_gradient_reaches_the_network(refiner, photo):
         (lambda cam, boundary: random_walk(cam, boundary, steps=-1), "steps"),
         (lambda cam, boundary: random_walk(cam, boundary, radius=1), "radius must be at least 2"),
         (lambda cam, boundary: random_walk(cam, boundary, tolerance=0), "between 0 and 1"),
-        (lambda cam, boundary: RandomWalk(lambda _: boundary)(boundary, cam), "image of shape (B, 3, H, W)"),
-        (lambda cam, boundary: RandomWalk(lambda _: boundary)(torch.zeros(2, 3, 8, 8), cam), "a batch of 2"),
+        (lambda cam, boundary: RandomWalk(lambda _: boundary)(boundary, cam), "images of shape (B, 3, H, W)"),
+        (
+            lambda cam, boundary: RandomWalk(lambda _: boundary)(torch.zeros(2, 3, 8, 8), cam),
+            "got (2, 3, 8, 8) and (1, 2, 6, 7)",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(call, message):

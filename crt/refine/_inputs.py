@@ -1,4 +1,4 @@
-"""What every refiner accepts."""
+"""What every refiner asks of its two inputs."""
 
 from collections.abc import Sequence
 
@@ -7,30 +7,34 @@ from torch import Tensor
 
 from crt.cam.functional import resize
 
-__all__ = ["checked_image", "resized"]
+__all__ = ["check_pair", "colours", "resized"]
 
 
-def checked_image(image: Tensor, cam: Tensor) -> Tensor:
-    """The image of a refiner as float32 in [0, 1], after a look at the shapes of image and cam.
+def check_pair(image: Tensor, cam: Tensor) -> None:
+    """Raises ValueError or TypeError unless they are (B, 3, H, W) and (B, k, h, w) with floating point maps."""
+    if image.ndim != 4 or image.shape[1] != 3 or cam.ndim != 4 or image.shape[0] != cam.shape[0]:
+        raise ValueError(
+            "a refiner takes images of shape (B, 3, H, W) and maps of shape (B, k, h, w), "
+            f"got {tuple(image.shape)} and {tuple(cam.shape)}."
+        )
+    if not cam.is_floating_point():
+        raise TypeError(f"maps are floating point, got {cam.dtype}.")
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise TypeError(f"images are uint8, or floating point in [0, 1]; got {image.dtype}.")
 
-    Args:
-        image: (B, 3, H, W), uint8 in [0, 255] or floating point in [0, 1].
-        cam: (B, k, h, w), floating point; of any size.
 
-    Returns:
-        (B, 3, H, W) float32 (float64 stays) in [0, 1].
+def colours(image: Tensor) -> Tensor:
+    """uint8, or floating point in [0, 1] -> float32 in [0, 1].
+
+    Raises:
+        ValueError: floats that are far outside [0, 1]: a normalised image, say.
     """
-    if image.ndim != 4 or image.shape[1] != 3 or not (image.dtype == torch.uint8 or image.is_floating_point()):
-        raise ValueError(
-            "expected an image of shape (B, 3, H, W), uint8 or floating point in [0, 1], got "
-            f"{image.dtype} {tuple(image.shape)}."
-        )
-    if cam.ndim != 4 or len(cam) != len(image) or not cam.is_floating_point():
-        raise ValueError(
-            f"expected a floating-point cam of shape (B, k, h, w), a batch of {len(image)} as the image's, got "
-            f"{cam.dtype} {tuple(cam.shape)}."
-        )
-    return image / 255 if image.dtype == torch.uint8 else image.to(torch.promote_types(image.dtype, torch.float32))
+    if image.dtype == torch.uint8:
+        return image.float() / 255
+    low, high = image.aminmax()
+    if low < -0.01 or high > 1.01:
+        raise ValueError(f"floating point images are in [0, 1], this one goes from {low:.3g} to {high:.3g}.")
+    return image.float()
 
 
 def resized(cam: Tensor, size: Sequence[int]) -> Tensor:

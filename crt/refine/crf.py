@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crt.refine._inputs import checked_image, resized
+from crt.refine._inputs import check_pair, colours, resized
 
 __all__ = ["CRFSettings", "DenseCRF", "crf_labels"]
 
@@ -72,7 +72,8 @@ class DenseCRF(nn.Module):
         Returns:
             (B, k, h, w) in [0, 1], the dtype and device of ``cam``.
         """
-        photos = _bytes(checked_image(image, cam))
+        check_pair(image, cam)
+        photos = _bytes(image)
         scores = resized(cam.float(), image.shape[-2:]).cpu()
         refined = torch.zeros_like(scores)
         for photo, maps, out in zip(photos, scores, refined, strict=True):
@@ -116,6 +117,7 @@ def crf_labels(
             f"labels must be 0 to {num_labels - 1} for {num_labels} labels, got {int(labels.min())} to "
             f"{int(labels.max())}."
         )
+    check_pair(image[None], torch.empty(1, 0, 1, 1))
     if not 0 < gt_prob < 1:
         raise ValueError(f"gt_prob must be between 0 and 1, got {gt_prob}.")
     _pydensecrf()
@@ -123,8 +125,7 @@ def crf_labels(
         return labels.clone()
     own = torch.arange(num_labels)[:, None, None] == labels.cpu()
     energy = torch.where(own, -math.log(gt_prob), -math.log((1 - gt_prob) / (num_labels - 1)))
-    photo = _bytes(checked_image(image[None], torch.empty(1, 0, 1, 1)))[0]
-    return _mean_field(photo, energy, settings or CRFSettings()).argmax(dim=0).to(labels)
+    return _mean_field(_bytes(image[None])[0], energy, settings or CRFSettings()).argmax(dim=0).to(labels)
 
 
 def _pydensecrf() -> Any:
@@ -136,8 +137,8 @@ def _pydensecrf() -> Any:
 
 
 def _bytes(image: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] to (B, H, W, 3) uint8 on the CPU."""
-    return (image * 255).round().clamp(0, 255).byte().movedim(1, -1).cpu()
+    """(B, 3, H, W), uint8 or in [0, 1], to (B, H, W, 3) uint8 on the CPU."""
+    return (colours(image) * 255).round().clamp(0, 255).byte().movedim(1, -1).cpu()
 
 
 def _mean_field(photo: Tensor, energy: Tensor, settings: CRFSettings) -> Tensor:

@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crt.refine._inputs import checked_image, resized
+from crt.refine._inputs import check_pair, colours, resized
 from crt.refine.affinity import displacements, path_affinity
 
 __all__ = ["RandomWalk", "chebyshev_coefficients", "random_walk"]
@@ -135,7 +135,8 @@ class RandomWalk(nn.Module):
         Returns:
             (B, k, h, w) in [0, 1], the dtype and device of ``cam``.  The walk flattens peaks; nothing is normalised.
         """
-        boundary = self.boundary(checked_image(image, cam))
+        check_pair(image, cam)
+        boundary = self.boundary(colours(image))
         walked = random_walk(
             resized(cam, boundary.shape[-2:]),
             boundary,
