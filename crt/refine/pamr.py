@@ -40,7 +40,13 @@ class PAMR(nn.Module):
         max_side: int | None = 256,
     ) -> None:
         super().__init__()
-        if iterations < 1 or not dilations or min(dilations) < 1 or bandwidth <= 0 or (max_side or 1) < 1:
+        if (
+            iterations < 1
+            or not dilations
+            or min(dilations) < 1
+            or bandwidth <= 0
+            or (1 if max_side is None else max_side) < 1
+        ):
             raise ValueError(
                 "iterations, dilations, bandwidth and max_side must be positive; got "
                 f"{iterations}, {tuple(dilations)}, {bandwidth} and {max_side}."
