@@ -21,7 +21,7 @@ ALLOWED = {
     "cam.tiling": {"torch", "einops"},
     "cam.attention": {"torch", "einops"},
     "cam": {"_files", "_messages", "viz", "torch", "einops", "PIL"},
-    "metrics": {"data", "torch", "PIL"},
+    "metrics": {"data", "numpy", "PIL", "safetensors", "torch", "torchmetrics"},
     "models": {
         "_files",
         "_messages",
@@ -35,7 +35,7 @@ ALLOWED = {
         "PIL",
     },
     "train": {"_files", "data", "models", "torch", "torchvision", "accelerate", "safetensors", "PIL"},
-    "cli": {"", "_files", "cam", "data", "metrics", "models", "train", "torch", "typer", "rich", "PIL"},
+    "cli": {"", "_files", "cam", "data", "metrics", "models", "train", "torch", "typer", "rich", "PIL", "matplotlib"},
     "": {"cam", "models"},
 }
 
