@@ -68,6 +68,9 @@ class CUBLocalisation:
         if not self.photos:
             raise ValueError(f"{split_table} has no photo of the list {split!r}.")
 
+    def __iter__(self) -> Iterator[CUBPhoto]:
+        return iter(self.photos)
+
     def __len__(self) -> int:
         return len(self.photos)
 
@@ -120,9 +123,7 @@ def _read_classes(table: Path) -> tuple[list[str], dict[str, int]]:
     return names, index
 
 
-def _read_boxes(
-    table: Path, images: dict[str, tuple[str, str]]
-) -> dict[str, list[tuple[float, float, float, float]]]:
+def _read_boxes(table: Path, images: dict[str, tuple[str, str]]) -> dict[str, list[tuple[float, float, float, float]]]:
     found: dict[str, list[tuple[float, float, float, float]]] = {}
     expected = "an image id, x, y, width and height"
     for where, (number, *cells) in _rows(table, 5, expected):

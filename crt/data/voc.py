@@ -1,12 +1,13 @@
 """PASCAL VOC: its classes, and photos with labels and masks in its folder layout."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from crt.data.voc_labels import find_labels, read_labels
 
-__all__ = ["VOC_CLASSES", "VOCSegmentation"]
+__all__ = ["VOC_CLASSES", "VOCPhoto", "VOCSegmentation"]
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -27,8 +28,8 @@ class VOCSegmentation:
     """The photos of one list of a VOC-style folder.
 
     The folder holds ``JPEGImages/NAME.jpg``, ``SegmentationClassAug/NAME.png`` (or ``SegmentationClass``),
-    ``ImageSets/Segmentation/LIST.txt`` with a name a line, and image-level labels, the first there is of: ``labels.csv``
-    with the columns ``id``, ``labels`` and optionally ``difficult`` (class names, separated by spaces);
+    ``ImageSets/Segmentation/LIST.txt`` with a name a line, and image-level labels, the first there is of:
+    ``labels.csv`` with the columns ``id``, ``labels`` and optionally ``difficult`` (class names, separated by spaces);
     ``cls_labels.npz`` or ``.npy`` (see ``crt.data.voc_labels.read_labels``); VOC's ``Annotations/NAME.xml``.
 
     Args:
@@ -66,6 +67,9 @@ class VOCSegmentation:
         for number, name in enumerate(self.names, 1):
             if name not in self.labels:
                 raise ValueError(f"{file}, line {number}: {name!r} has no labels in {source}.")
+
+    def __iter__(self) -> Iterator[VOCPhoto]:
+        return map(self.__getitem__, range(len(self)))
 
     def __len__(self) -> int:
         return len(self.names)

@@ -43,8 +43,8 @@ def read_labels(
         classes: the K class names.
         difficult: count objects marked as difficult as present; arrays mark none.
 
-    An ``.npz`` holds one (K,) array of zeros and ones for each photo, named as the photo; an ``.npy`` a structured array
-    with the fields ``id`` (text) and ``labels`` (K,).  Nothing is unpickled.
+    An ``.npz`` holds one (K,) array of zeros and ones for each photo, named as the photo; an ``.npy`` a structured
+    array with the fields ``id`` (text) and ``labels`` (K,).  Nothing is unpickled.
 
     Raises:
         FileNotFoundError: an XML file is not there.

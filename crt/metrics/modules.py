@@ -62,7 +62,7 @@ class MaskIoU(_Counts):
         self.confusion += confusion_matrix(prediction, truth, self.classes, ignore=self.ignore)
 
     def compute(self) -> dict[str, Tensor]:
-        """``miou``, the mean over the classes that occur; ``iou``, ``fp`` and ``fn`` (``error_rates``), (K + 1,) each."""
+        """``miou``, the mean over classes that occur; ``iou``, ``fp`` and ``fn`` (``error_rates``), (K + 1,) each."""
         fp, fn = error_rates(self.confusion)
         return {"miou": mean_iou(self.confusion), "iou": iou_per_class(self.confusion), "fp": fp, "fn": fn}
 
@@ -194,6 +194,7 @@ class Localisation(_Counts):
         iou: overlap that counts as found.
     """
 
+    threshold: Tensor
     hits: Tensor
     photos: Tensor
     names = ("gt_known", "top1_loc", "top5_loc", "top1_cls", "top5_cls")
