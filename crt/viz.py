@@ -80,18 +80,18 @@ def draw_boxes(
     return picture
 
 
-def under_title(picture: Image.Image, title: str, *, size: int = 13) -> Image.Image:
-    """The picture below a white strip with its title, which is broken into lines of the picture's width."""
-    font = ImageFont.load_default(size)
+def under_title(picture: Image.Image, title: str, *, width: int = 0, size: int = 13) -> Image.Image:
+    """The picture below a white strip with its title in lines; white beside it, if it is not ``width`` pixels wide."""
+    font, width = ImageFont.load_default(size), max(width, picture.width)
     lines, line = [], ""
     for word in title.split():
         longer = f"{line} {word}".strip()
-        if line and font.getlength(longer) > picture.width - 8:
+        if line and font.getlength(longer) > width - 8:
             lines.append(line)
             longer = word
         line = longer
     strip = len([*lines, line]) * (size + 4) + 6
-    titled = Image.new("RGB", (picture.width, picture.height + strip), "white")
+    titled = Image.new("RGB", (width, picture.height + strip), "white")
     pen = ImageDraw.Draw(titled)
     for place, text in enumerate([*lines, line]):
         pen.text((4, 3 + place * (size + 4)), text, fill="black", font=font)

@@ -35,7 +35,21 @@ ALLOWED = {
         "PIL",
     },
     "train": {"_files", "data", "models", "torch", "torchvision", "accelerate", "safetensors", "PIL"},
-    "cli": {"", "_files", "cam", "data", "metrics", "models", "train", "viz", "torch", "typer", "rich", "PIL", "matplotlib"},
+    "cli": {
+        "",
+        "_files",
+        "cam",
+        "data",
+        "metrics",
+        "models",
+        "train",
+        "viz",
+        "torch",
+        "typer",
+        "rich",
+        "PIL",
+        "matplotlib",
+    },
     "": {"cam", "models"},
 }
 

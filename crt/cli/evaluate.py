@@ -86,8 +86,9 @@ def eval_cam(
         report.show(title, {"IoU": iou.tolist(), "FP": fp.tolist(), "FN": fn.tolist()}, names)
         low = report.worst(data.names, found.photos[:, place])
         report.write_plot(plot, title, "background threshold", levels, {"seed mIoU": curve.tolist()})
-        if worst is not None:
-            report.write_sheet(worst, _worst_title(title), sheets.seed_rows(data, low, seeds, threshold))
+        rows = sheets.seed_rows(data, low, seeds, threshold)
+        with _autocast(device, bf16):
+            report.write_sheet(worst, _worst_title(title), rows, columns=2, width=600)
         report.write_record(
             record,
             measure="seed mIoU",
@@ -133,8 +134,8 @@ def eval_masks(
         columns = {"IoU": scores["iou"], "FP": scores["fp"], "FN": scores["fn"], "boundary IoU": edges["iou"]}
         report.show(title, {column: values.tolist() for column, values in columns.items()}, names)
         low = report.worst(data.names, found.photos)
-        if worst is not None:
-            report.write_sheet(worst, _worst_title(title), sheets.mask_rows(data, low, masks))
+        rows = sheets.mask_rows(data, low, masks)
+        report.write_sheet(worst, _worst_title(title), rows, columns=2, width=600)
         report.write_record(
             record,
             measure="mask mIoU",
@@ -207,8 +208,8 @@ def eval_boxes(
             f"BoxAcc, IoU {x:g}": curve["box_acc"][:, i].tolist() for i, x in enumerate(found.curve.ious.tolist())
         }
         report.write_plot(plot, title, "threshold (share of the map's range)", levels, curves)
-        if worst is not None:
-            report.write_sheet(worst, _worst_title(title), sheets.box_rows(data, low, found.boxes))
+        rows = sheets.box_rows(data, low, found.boxes)
+        report.write_sheet(worst, _worst_title(title), rows, columns=5, width=230)
         ious = [f"{x:g}" for x in found.curve.ious.tolist()]
         report.write_record(
             record,

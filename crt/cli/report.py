@@ -93,14 +93,18 @@ def worst(names: Sequence[str], scores: Any) -> list[tuple[int, str, float]]:
     return [(i, names[i], float(scores[i])) for i in places[:WORST]]
 
 
-def write_sheet(path: Path | None, title: str, rows: Iterable[tuple[str, Sequence[Any]]]) -> None:
-    """A contact sheet: in each row pictures of one photo, the first under the row's text."""
+def write_sheet(
+    path: Path | None, title: str, photos: Iterable[tuple[str, Sequence[Any]]], *, columns: int, width: int
+) -> None:
+    """A contact sheet: each photo's text above its pictures, side by side in a strip of ``width`` pixels or more."""
     from crt._files import whole_file
     from crt.viz import contact_sheet, under_title
 
-    if path is None or not rows:
+    if path is None:
         return
-    strips = [under_title(contact_sheet([pictures]), text) for text, pictures in rows]
-    with whole_file(path) as temporary:
-        sheet = contact_sheet([[strip] for strip in strips], height=strips[0].height)
-        under_title(sheet, title).save(temporary, format="PNG")
+    strips = [under_title(contact_sheet([pictures]), text, width=width) for text, pictures in photos]
+    if strips:
+        rows = [strips[i : i + columns] for i in range(0, len(strips), columns)]
+        sheet = under_title(contact_sheet(rows, height=strips[0].height, gap=8), title)
+        with whole_file(path) as temporary:
+            sheet.save(temporary, format="PNG")

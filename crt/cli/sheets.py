@@ -59,4 +59,4 @@ def box_rows(data: Any, low: Any, boxes: Any) -> Iterator[tuple[str, list[Any]]]
         photo = data[place]
         with Image.open(photo.image) as image:
             drawn = draw_boxes(image, photo.boxes, (0, 200, 0))
-        yield f"{name}: IoU {percent(score)}", [draw_boxes(drawn, [boxes[place].tolist()], (230, 0, 0))]
+        yield f"{Path(name).name}: IoU {percent(score)}", [draw_boxes(drawn, [boxes[place].tolist()], (230, 0, 0))]
