@@ -1,6 +1,6 @@
 """``crt eval``: measuring."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,7 +88,7 @@ def eval_cam(
         report.write_plot(plot, title, "background threshold", levels, {"seed mIoU": curve.tolist()})
         rows = sheets.seed_rows(data, low, seeds, threshold)
         with _autocast(device, bf16):
-            report.write_sheet(worst, _worst_title(title), rows, columns=2, width=600)
+            report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
         report.write_record(
             record,
             measure="seed mIoU",
@@ -135,7 +135,7 @@ def eval_masks(
         report.show(title, {column: values.tolist() for column, values in columns.items()}, names)
         low = report.worst(data.names, found.photos)
         rows = sheets.mask_rows(data, low, masks)
-        report.write_sheet(worst, _worst_title(title), rows, columns=2, width=600)
+        report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
         report.write_record(
             record,
             measure="mask mIoU",
@@ -209,7 +209,7 @@ def eval_boxes(
         }
         report.write_plot(plot, title, "threshold (share of the map's range)", levels, curves)
         rows = sheets.box_rows(data, low, found.boxes)
-        report.write_sheet(worst, _worst_title(title), rows, columns=5, width=230)
+        report.write_sheet(worst, _worst_title(low, title), rows, columns=5, width=230)
         ious = [f"{x:g}" for x in found.curve.ious.tolist()]
         report.write_record(
             record,
@@ -246,8 +246,8 @@ def _autocast(device: str, bf16: bool) -> Iterator[None]:
         yield
 
 
-def _worst_title(title: str) -> str:
-    return f"The worst {report.WORST} photos. {title}"
+def _worst_title(low: Sequence[Any], title: str) -> str:
+    return f"The worst {len(low)} photos. {title}"
 
 
 def _class_fields(names: list[str], **values: Any) -> dict[str, Any]:

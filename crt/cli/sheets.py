@@ -35,7 +35,7 @@ def mask_rows(data: Any, low: Any, folder: Path) -> Iterator[tuple[str, list[Any
 
     for place, name, score in low:
         mask = torch.from_numpy(load_mask(mask_file(folder, name)).astype("int64"))
-        yield f"{name}: mIoU {percent(score)}", [*_photo_and_truth(data[place]), paint_mask(mask)]
+        yield f"mIoU {percent(score)}: {name}", [*_photo_and_truth(data[place]), paint_mask(mask)]
 
 
 def _photo_and_truth(photo: Any) -> list[Any]:
@@ -59,4 +59,4 @@ def box_rows(data: Any, low: Any, boxes: Any) -> Iterator[tuple[str, list[Any]]]
         photo = data[place]
         with Image.open(photo.image) as image:
             drawn = draw_boxes(image, photo.boxes, (0, 200, 0))
-        yield f"{Path(name).name}: IoU {percent(score)}", [draw_boxes(drawn, [boxes[place].tolist()], (230, 0, 0))]
+        yield f"IoU {percent(score)}: {Path(name).name}", [draw_boxes(drawn, [boxes[place].tolist()], (230, 0, 0))]

@@ -1,7 +1,8 @@
 """The metrics as torchmetrics Metrics: they hold counts, the functions beside them do the arithmetic.
 
 Every state is a sum of counts (of ``MultilabelAP``: the scores themselves), so that parts of a list may be measured by
-several processes; ``compute`` then gives each the result of the whole.
+several processes; ``compute`` then gives each the result of the whole.  Where a result has a single number torchmetrics
+makes it a scalar, whatever its shape.
 """
 
 from collections.abc import Sequence
@@ -218,13 +219,15 @@ class Localisation(_Counts):
             label: the true class.
 
         Raises:
-            ValueError: not a map, not boxes, or a label beyond K - 1.
+            ValueError: not a map, not boxes, NaN logits, or a label beyond K - 1.
         """
         if logits.ndim != 1 or not 0 <= label < len(logits):
             raise ValueError(f"expected (K,) logits and a label below K, got {tuple(logits.shape)} and {label}.")
+        if logits.isnan().any():
+            raise ValueError("the logits have NaN values.")
         overlap, _ = best_overlaps(cam.to(self.device), truth.to(self.device), self.threshold)
         found = bool(overlap[0] >= self.iou)
-        rank = int((logits >= logits[label]).sum()) - 1 if logits[label] == logits[label] else len(logits)
+        rank = int((logits >= logits[label]).sum()) - 1
         outcome = [found, found and rank < 1, found and rank < 5, rank < 1, rank < 5]
         self.hits += torch.tensor(outcome, device=self.device)
         self.photos += 1
