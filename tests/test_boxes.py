@@ -234,26 +234,6 @@ def test_wrong_input_is_named(call, message):
 # A model on a list
 
 
-@pytest.fixture
-def cub(tmp_path):
-    """A folder in CUB's layout: six photos of two classes that the tiny model knows, two boxes in the first."""
-    random = np.random.default_rng(0)
-    rows = {name: [] for name in ("images", "image_class_labels", "train_test_split", "bounding_boxes")}
-    for i in range(1, 7):
-        file = tmp_path / "images" / ("001.cat" if i < 4 else "002.dog") / f"{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (50 + i, 70, 3), dtype=np.uint8)).save(file)
-        rows["images"].append(f"{i} {file.relative_to(tmp_path / 'images')}")
-        rows["image_class_labels"].append(f"{i} {1 if i < 4 else 2}")
-        rows["train_test_split"].append(f"{i} {i % 2}")
-        rows["bounding_boxes"].append(f"{i} 10.5 5 {20 + i} 30.0")
-    rows["bounding_boxes"].append("2 1 1 5 5")
-    for name, lines in rows.items():
-        (tmp_path / f"{name}.txt").write_text("\n".join(lines) + "\n")
-    (tmp_path / "classes.txt").write_text("1 001.cat\n2 002.dog\n")
-    return tmp_path
-
-
 @pytest.mark.parametrize("square", [None, 64])
 def test_a_list_is_measured_as_its_photos_are(tiny, cub, square):
     data, extractor = CUBLocalisation(cub, "test"), CAMExtractor(tiny)
