@@ -78,9 +78,9 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratio = medians["one_pass"] / medians["each_threshold"]
     print(
-        f"{options.photos} photos of {SIZE[0]} x {SIZE[1]}, {options.thresholds} thresholds, median of "
-        f"{options.rounds} rounds: one pass {medians['one_pass']:.1f} s, each threshold {medians['each_threshold']:.1f} s, "
-        f"ratio {ratio:.3f}"
+        f"{options.photos} photos of {SIZE[0]} x {SIZE[1]}, {options.thresholds} thresholds, "
+        f"median of {options.rounds} rounds: one pass {medians['one_pass']:.1f} s, "
+        f"each threshold {medians['each_threshold']:.1f} s, ratio {ratio:.3f}"
     )
     if options.json:
         record = make_record(
