@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crt.cam import CAMExtractor, CAMResult
     from crt.models import CRT, create_model, get_pretrained_cfg, is_model, list_models
+    from crt.refine import create_refiner, list_refiners
 
 __version__ = "0.1.0"
 __all__ = [
@@ -18,17 +19,24 @@ __all__ = [
     "CAMExtractor",
     "CAMResult",
     "create_model",
+    "create_refiner",
     "get_pretrained_cfg",
     "is_model",
     "list_models",
+    "list_refiners",
 ]
 
 # Names are loaded when first used, so that `import crt` does not wait for timm and the Hub's client.
-_HOME = {"CAMExtractor": "crt.cam", "CAMResult": "crt.cam"}
+_HOME = {
+    "CAMExtractor": "crt.cam",
+    "CAMResult": "crt.cam",
+    "create_refiner": "crt.refine",
+    "list_refiners": "crt.refine",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("cam", "data", "metrics", "models", "viz"):
+    if name in ("cam", "data", "metrics", "models", "pseudo", "refine", "viz"):
         return import_module(f"crt.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'crt' has no attribute {name!r}")

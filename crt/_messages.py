@@ -14,5 +14,5 @@ def did_you_mean(name: str, known: Iterable[str], *, n: int = 1, cutoff: float =
 
 def placed(error: TypeError | ValueError | OSError, place: str) -> Exception:
     """The same kind of error, saying where it happened."""
-    kind = next(kind for kind in (TypeError, ValueError, OSError) if isinstance(error, kind))
+    kind = next(kind for kind in (FileNotFoundError, TypeError, ValueError, OSError) if isinstance(error, kind))
     return kind(f"{place}: {error}")

@@ -34,7 +34,9 @@ ALLOWED = {
         "numpy",
         "PIL",
     },
-    "train": {"_files", "data", "models", "torch", "torchvision", "accelerate", "safetensors", "PIL"},
+    "refine": {"_messages", "cam.functional", "torch", "einops"},
+    "pseudo": {"_files", "cam", "data", "torch", "PIL"},
+    "train": {"_files", "cam", "data", "models", "torch", "torchvision", "accelerate", "safetensors", "PIL"},
     "cli": {
         "",
         "_files",
@@ -42,6 +44,8 @@ ALLOWED = {
         "data",
         "metrics",
         "models",
+        "pseudo",
+        "refine",
         "train",
         "viz",
         "torch",
@@ -50,7 +54,7 @@ ALLOWED = {
         "PIL",
         "matplotlib",
     },
-    "": {"cam", "models"},
+    "": {"cam", "models", "refine"},
 }
 
 

@@ -2,7 +2,7 @@
 
 from crt.cam.attention import class_attention
 from crt.cam.extract import CAMExtractor, CAMModel
-from crt.cam.functional import largest_component, mask_from_cam, merge_scales, normalise, resize, snapped_size
+from crt.cam.functional import largest_component, mask_from_cam, merge_scales, normalise, pooled, resize, snapped_size
 from crt.cam.result import CAMResult
 from crt.cam.tiling import cut, merge, offsets
 
@@ -18,6 +18,7 @@ __all__ = [
     "merge_scales",
     "normalise",
     "offsets",
+    "pooled",
     "resize",
     "snapped_size",
 ]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from crt._messages import placed
-from crt.cam.functional import Align, merge_scales, normalise, resize, snapped_size
+from crt.cam.functional import Align, merge_scales, normalise, pooled, resize, snapped_size
 from crt.cam.result import CAMResult
 from crt.cam.tiling import merge, offsets, pad_to
 
@@ -31,6 +31,7 @@ class CAMModel(Protocol):
     num_classes: int
     class_names: Sequence[str] | None
     seed_threshold: float
+    pool: float
     patch: int
     tile: int
     stride: int
@@ -39,7 +40,7 @@ class CAMModel(Protocol):
     def device(self) -> torch.device: ...
 
     def tile_maps(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """(T, 3, tile, tile) -> class maps (T, K, g, g) and class attention (T, 1, g, g), g = tile / patch."""
+        """(T, 3, tile, tile) -> class maps (T, K, g, g) and their weights (T, 1, g, g), g = tile / patch."""
 
     def photos(self, images: Any) -> list[Tensor]:
         """One image or several, in any accepted form -> (3, H, W) each, uint8 or already normalised floats."""
@@ -154,7 +155,7 @@ class CAMExtractor:
         """Merges the finished views of one photo."""
         photo, kept = views[0].photo, views[0].kept
         if kept is None:
-            kept = _predicted(torch.stack([view.scores() for view in views]).mean(dim=0))
+            kept = _predicted(torch.stack([view.scores(self.model.pool) for view in views]).mean(dim=0))
             for view in views:
                 view.maps = [class_map[kept] for class_map in view.maps]
         pair = 2 if self.flip else 1
@@ -203,9 +204,9 @@ class _View:
         cam = self._merged(torch.stack(self.maps).float() * torch.stack(self.attentions).float()).relu()
         return cam.flip(-1) if self.mirrored else cam
 
-    def scores(self) -> Tensor:
-        """(K,) logits: the mean of the merged class maps."""
-        return self._merged(torch.stack(self.maps).float()).mean(dim=(-2, -1))
+    def scores(self, share: float) -> Tensor:
+        """(K,) logits: the merged class maps, pooled."""
+        return pooled(self._merged(torch.stack(self.maps).float()), share)
 
     def _merged(self, maps: Tensor) -> Tensor:
         return merge(maps, self.grid, *self.tiling)[0, :, : self.cells[0], : self.cells[1]]

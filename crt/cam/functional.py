@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["largest_component", "mask_from_cam", "merge_scales", "normalise", "resize", "snapped_size"]
+__all__ = ["largest_component", "mask_from_cam", "merge_scales", "normalise", "pooled", "resize", "snapped_size"]
 
 Align = Literal["exact", "reference"]
 
@@ -27,6 +27,25 @@ def normalise(cam: Tensor) -> Tensor:
              [0.2500, 1.0000]]])
     """
     return cam / (cam.amax(dim=(-2, -1), keepdim=True) + 1e-5)
+
+
+def pooled(maps: Tensor, share: float = 1.0) -> Tensor:
+    """Image-level scores: for each map the mean of its highest cells.
+
+    Args:
+        maps: (..., H, W), any sign.
+        share: of the cells, above 0 and up to 1; 1 is the plain mean (the paper's).
+
+    Returns:
+        (...,).
+
+    >>> pooled(torch.tensor([[[0.0, 2.0], [1.0, 5.0]]]), 0.5)
+    tensor([3.5000])
+    """
+    cells = maps.flatten(-2)
+    if share == 1:
+        return cells.mean(dim=-1)
+    return cells.topk(max(1, round(share * cells.shape[-1])), dim=-1).values.mean(dim=-1)
 
 
 def resize(x: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:

@@ -8,7 +8,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from crt import __version__
-from crt.cli import cam, evaluate, train
+from crt.cli import cam, evaluate, pseudo, train
 from crt.cli.common import err, out
 
 __all__ = ["app"]
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(cam.cam)
+app.command()(pseudo.pseudo)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(train.app, name="train")
 

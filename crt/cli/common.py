@@ -47,11 +47,11 @@ def load_model(model: str, device: str) -> Any:
     return crt.create_model(model, pretrained=True).to(target)
 
 
-def factors(scales: str) -> tuple[float, ...]:
+def factors(text: str, option: str = "--scales") -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in scales.split(","))
+        return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"--scales {scales!r}: expected numbers separated by commas, for example 0.5,1,1.5.") from None
+        raise ValueError(f"{option} {text!r}: expected numbers separated by commas, like 0.5,1.") from None
 
 
 def progress_bar(items: Iterable[Any], total: int) -> Iterable[Any]:

@@ -24,7 +24,13 @@ def train_cam(
     split: Annotated[str, typer.Option("--list", help="... and this list in ImageSets/Segmentation.")] = "cls_train",
     images: Annotated[Path | None, typer.Option(help="Or train on a folder of photos ...")] = None,
     labels: Annotated[Path | None, typer.Option(help="... and a CSV with the columns file,labels.")] = None,
-    preset: Annotated[str, typer.Option(help="A named recipe: t16-voc9k (the bundled weights), paper.")] = "t16-voc9k",
+    masks: Annotated[
+        Path | None, typer.Option(help="Pseudo masks of the photos (`crt pseudo`), for a recipe that trains on them.")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Go on from a trained model: a folder, for example RUN/model.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="A named recipe: t16-voc9k, t16-voc9k-masks, paper.")] = "t16-voc9k",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting of the recipe, NAME=VALUE; may be repeated.")
     ] = None,
@@ -54,12 +60,14 @@ def train_cam(
             raise ValueError("give either --voc (and --list), or --images and --labels.")
         recipe = make_recipe(preset, set_ or [])
         photos = LabelledPhotos.from_voc(voc, split) if voc else LabelledPhotos.from_csv(images, labels)  # type: ignore[arg-type]
+        photos = photos.with_masks(masks) if masks else photos
         model = build_branches(
             recipe,
             photos.class_names,
             backbone_checkpoint=backbone_checkpoint,
             cnn_checkpoint=cnn_checkpoint,
             pretrained=pretrained,
+            start=start,
             seed=seed,
         )
         train(

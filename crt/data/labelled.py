@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from crt._messages import did_you_mean
+from crt._messages import did_you_mean, placed
 from crt.data.cub import CUBLocalisation
 from crt.data.listings import read_coco, read_folders
 from crt.data.voc import VOC_CLASSES, VOCSegmentation
@@ -17,10 +17,19 @@ __all__ = ["LabelledPhoto", "LabelledPhotos"]
 
 
 class LabelledPhoto(NamedTuple):
-    """A photo's file and the indices of the classes in it, rising."""
+    """A photo, and what is known of it.
+
+    Attributes:
+        image: the file.
+        labels: indices of the classes in it, rising.
+        name: the file's path in its data set, without suffix; the photo's mask is called so.
+        mask: a PNG of pseudo labels (0 background, class i as i + 1, 255 unknown), or None.
+    """
 
     image: Path
     labels: list[int]
+    name: str
+    mask: Path | None = None
 
 
 class LabelledPhotos:
@@ -41,16 +50,36 @@ class LabelledPhotos:
         return self.photos[index]
 
     def digest(self) -> str:
-        """SHA-256 of the classes, the files' names and their labels: the same for the same data set."""
+        """SHA-256 of the classes, the files' names, their labels and masks: the same for the same data set."""
         names = [[photo.image.name, photo.labels] for photo in self.photos]
-        return hashlib.sha256(json.dumps([self.class_names, names]).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([self.class_names, names]).encode())
+        for photo in self.photos:
+            if photo.mask is not None:
+                digest.update(photo.mask.read_bytes())
+        return digest.hexdigest()
+
+    def with_masks(self, folder: str | os.PathLike[str]) -> "LabelledPhotos":
+        """The same photos with their pseudo masks, ``folder/NAME.png`` (as ``crt pseudo`` writes them).
+
+        Raises:
+            FileNotFoundError: a photo has no mask there.
+        """
+        masks = [Path(folder) / f"{photo.name}.png" for photo in self.photos]
+        if missing := [mask for mask in masks if not mask.is_file()]:
+            raise FileNotFoundError(
+                f"{len(missing)} of {len(masks)} photos have no mask, the first would be {missing[0]}; "
+                "`crt pseudo` makes those that are missing."
+            )
+        both = zip(self.photos, masks, strict=True)
+        return LabelledPhotos([photo._replace(mask=mask) for photo, mask in both], self.class_names)
 
     @classmethod
     def from_voc(cls, root: str | os.PathLike[str], split: str) -> "LabelledPhotos":
         """A list of a VOC-style folder (see ``VOCSegmentation``); difficult objects count as present."""
         data = VOCSegmentation(root, split)
         photos = [data[i] for i in range(len(data))]
-        return cls([LabelledPhoto(p.image, [VOC_CLASSES.index(n) for n in p.labels]) for p in photos], VOC_CLASSES)
+        found = [LabelledPhoto(p.image, [VOC_CLASSES.index(n) for n in p.labels], p.image.stem) for p in photos]
+        return cls(found, VOC_CLASSES)
 
     @classmethod
     def from_csv(
@@ -59,6 +88,7 @@ class LabelledPhotos:
         table: str | os.PathLike[str],
         *,
         class_names: Sequence[str] | None = None,
+        unusable: list[str] | None = None,
     ) -> "LabelledPhotos":
         """A folder of photos and a CSV with the columns ``file`` and ``labels``.
 
@@ -67,6 +97,7 @@ class LabelledPhotos:
             table: a CSV, UTF-8; ``file`` is a path below ``folder``, ``labels`` class names separated by ";" or, where
                 there is none, by spaces.
             class_names: the K names in order; None takes those in the table, sorted.
+            unusable: takes what is wrong with rows that cannot be used; they are left out then, and not raised.
 
         Raises:
             FileNotFoundError: no such table, or it names a photo that is not there.
@@ -74,18 +105,17 @@ class LabelledPhotos:
         """
         folder, table = Path(folder), Path(table)
         rows = _read_table(table)
-        names = list(class_names) if class_names else sorted({name for _, _, found in rows for name in found})
+        names = list(class_names) if class_names else sorted({name for row in rows for name in row.labels})
         photos: dict[str, LabelledPhoto] = {}
-        for number, file, found in rows:
-            where = f"{table}, line {number}"
-            if file in photos:
-                raise ValueError(f"{where}: {file!r} stands in the table twice.")
-            if not (folder / file).is_file():
-                raise FileNotFoundError(f"{where}: there is no photo at {folder / file}.")
-            for name in found:
-                if name not in names:
-                    raise ValueError(f"{where}: unknown class {name!r}.{did_you_mean(name, names)}")
-            photos[file] = LabelledPhoto(folder / file, sorted({names.index(name) for name in found}))
+        for row in rows:
+            try:
+                if row.file in photos:
+                    raise ValueError(f"{row.file!r} stands in the table twice.")
+                photos[row.file] = _labelled(folder, row, names)
+            except (ValueError, FileNotFoundError) as error:
+                if unusable is None:
+                    raise placed(error, f"{table}, line {row.line}") from error
+                unusable.append(f"{table}, line {row.line}: {error}")
         return cls(list(photos.values()), names)
 
     @classmethod
@@ -119,11 +149,34 @@ class LabelledPhotos:
 
     @classmethod
     def _listed(cls, folder: Path, found: list[tuple[str, list[int]]], names: list[str]) -> "LabelledPhotos":
-        return cls([LabelledPhoto(folder / file, labels) for file, labels in found], names)
+        photos = [LabelledPhoto(folder / file, labels, Path(file).with_suffix("").as_posix()) for file, labels in found]
+        return cls(photos, names)
 
 
-def _read_table(table: Path) -> list[tuple[int, str, list[str]]]:
-    """(line, file, class names) of each row."""
+class _Row(NamedTuple):
+    line: int
+    file: str
+    labels: list[str]
+    extra: bool
+
+
+def _labelled(folder: Path, row: _Row, names: list[str]) -> LabelledPhoto:
+    """The photo of a row; an error says what is wrong with it."""
+    if row.extra:
+        raise ValueError("more cells than columns; separate labels by spaces or ';'.")
+    if not row.file or not row.labels:
+        raise ValueError(f"a row needs a file and at least one label, got {row.file!r} and {row.labels}.")
+    for name in row.labels:
+        if name not in names:
+            raise ValueError(f"unknown class {name!r}.{did_you_mean(name, names)}")
+    if not (folder / row.file).is_file():
+        raise FileNotFoundError(f"there is no photo at {folder / row.file}.")
+    indices = sorted({names.index(name) for name in row.labels})
+    return LabelledPhoto(folder / row.file, indices, Path(row.file).with_suffix("").as_posix())
+
+
+def _read_table(table: Path) -> list[_Row]:
+    """The rows as they stand there."""
     if not table.is_file():
         raise FileNotFoundError(f"there is no table at {table}; it holds the columns file,labels.")
     rows = []
@@ -132,17 +185,9 @@ def _read_table(table: Path) -> list[tuple[int, str, list[str]]]:
         if missing := {"file", "labels"} - set(reader.fieldnames or ()):
             raise ValueError(f"{table}, line 1: missing columns {', '.join(sorted(missing))}; expected file,labels.")
         for row in reader:
-            if None in row:
-                raise ValueError(
-                    f"{table}, line {reader.line_num}: more cells than columns; separate labels by spaces or ';'."
-                )
             cell = row["labels"] or ""
             found = [name.strip() for name in cell.split(";") if name.strip()] if ";" in cell else cell.split()
-            if not row["file"] or not found:
-                raise ValueError(
-                    f"{table}, line {reader.line_num}: a row needs a file and at least one label, got {row}."
-                )
-            rows.append((reader.line_num, row["file"], found))
+            rows.append(_Row(reader.line_num, row["file"] or "", found, None in row))
     if not rows:
         raise ValueError(f"{table} has no rows.")
     return rows

@@ -29,6 +29,8 @@ def create_model(
     num_passes: int | None = None,
     tile: int | None = None,
     stride: int | None = None,
+    attention_power: float | None = None,
+    pool: float | None = None,
     backbone: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -45,7 +47,8 @@ def create_model(
             those on the Hub.
         num_classes: number of classes; with trained weights for another number the head is new, with a warning.
         class_names: their names; trained weights of the same number of classes keep their head, with a warning.
-        num_passes, tile, stride: see ``CRT``; None takes the value of the weights or the architecture.
+        num_passes, tile, stride, attention_power, pool: see ``CRT``; None takes the value of the weights or the
+            architecture.
         backbone: another timm ViT than the architecture's.
         mean, std: normalisation, three values each; None takes that of the weights the model starts from.
         checkpoint_path: a safetensors file or a folder of ``save_pretrained``; loaded whether or not ``pretrained``.
@@ -78,6 +81,8 @@ def create_model(
         "num_passes": num_passes,
         "tile": tile,
         "stride": stride,
+        "attention_power": attention_power,
+        "pool": pool,
         "backbone": backbone,
         "mean": mean,
         "std": std,

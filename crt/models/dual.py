@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crt.cam.functional import pooled
+
 __all__ = ["DualBranch", "DualLoss", "coupling_distance", "dual_loss"]
 
 
@@ -51,11 +53,17 @@ class DualBranch(nn.Module):
     def loss(self, x: Tensor, targets: Tensor, *, coupling: float = 0.1) -> DualLoss:
         """``dual_loss`` of the maps of (B, 3, H, W) normalised floats."""
         vit_maps, cnn_maps = self(x)
-        return dual_loss(vit_maps, cnn_maps, targets, (x.shape[-2], x.shape[-1]), coupling=coupling)
+        return dual_loss(vit_maps, cnn_maps, targets, (x.shape[-2], x.shape[-1]), coupling=coupling, pool=self.vit.pool)
 
 
 def dual_loss(
-    vit_maps: Tensor, cnn_maps: Tensor | None, targets: Tensor, size: tuple[int, int], *, coupling: float = 0.1
+    vit_maps: Tensor,
+    cnn_maps: Tensor | None,
+    targets: Tensor,
+    size: tuple[int, int],
+    *,
+    coupling: float = 0.1,
+    pool: float = 1.0,
 ) -> DualLoss:
     """Multilabel soft margin on each branch + ``coupling`` (the paper's lambda) * the distance of the maps.
 
@@ -64,9 +72,10 @@ def dual_loss(
         targets: (B, K) multi-hot.
         size: (H, W) of the image, in pixels.
         coupling: 0 is independent training; the paper uses 0 in the first epoch, then 0.1.
+        pool: share of the ViT's map that makes its logits (see ``CRT``).
     """
     targets = targets.to(torch.float32)
-    vit_loss = F.multilabel_soft_margin_loss(vit_maps.float().mean(dim=(-2, -1)), targets)
+    vit_loss = F.multilabel_soft_margin_loss(pooled(vit_maps.float(), pool), targets)
     if cnn_maps is None:
         zero = torch.zeros_like(vit_loss)
         return DualLoss(vit_loss, vit_loss, zero, zero)

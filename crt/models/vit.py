@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from crt.cam.attention import class_attention, evaluating
 from crt.cam.extract import CAMExtractor, patch_cams
-from crt.cam.functional import Align
+from crt.cam.functional import Align, pooled
 from crt.cam.tiling import cut, merge, pad_to
 from crt.models._foreign import fit_position_embedding, plain_vit, shape_arguments, split_reference
 from crt.models._hub import HubMixin
@@ -36,6 +36,9 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
             transformer, x <- blocks(x) once.
         tile: side of a tile in pixels, a multiple of the patch.
         stride: distance between tiles in pixels, a multiple of the patch, at most ``tile``.
+        attention_power: exponent of the class attention by which class maps are multiplied (the paper: 1); 0 leaves
+            attention out.
+        pool: share of a class map's cells, the highest, whose mean is the class's logit (the paper: 1, all).
         mean, std: normalisation of the three channels, for values in [0, 1]; None takes that of the backbone's weights.
         seed_threshold: background score at which seeds are cut by default, 0 to 1 (the paper: 0.15).
         backbone_args: arguments for timm that change the architecture (embed_dim, depth, num_heads ...).
@@ -57,6 +60,8 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
         num_passes: int = 3,
         tile: int = 224,
         stride: int = 112,
+        attention_power: float = 1.0,
+        pool: float = 1.0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         seed_threshold: float = 0.15,
@@ -67,6 +72,10 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
             raise ValueError(f"num_passes must be 0 (plain transformer) or more, got {num_passes}.")
         if not 0 <= seed_threshold <= 1:
             raise ValueError(f"seed_threshold must be 0 to 1, got {seed_threshold}.")
+        if attention_power < 0 or not 0 < pool <= 1:
+            raise ValueError(
+                f"attention_power must be at least 0, and pool above 0 and up to 1; got {attention_power} and {pool}."
+            )
         self.backbone_name, self.backbone_args = backbone, dict(backbone_args or {})
         self.backbone = plain_vit(backbone, tile, self.backbone_args)
         self.patch: int = self.backbone.patch_embed.patch_size[0]
@@ -77,6 +86,7 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
                 f"got tile {tile} and stride {stride}."
             )
         self.num_passes, self.tile, self.stride, self.seed_threshold = num_passes, tile, stride, seed_threshold
+        self.attention_power, self.pool = attention_power, pool
         weights_cfg = self.backbone.default_cfg
         self._mean = three_values(mean or weights_cfg["mean"], "mean")
         self._std = three_values(std or weights_cfg["std"], "std")
@@ -107,6 +117,8 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
             "num_passes": self.num_passes,
             "tile": self.tile,
             "stride": self.stride,
+            "attention_power": self.attention_power,
+            "pool": self.pool,
             "mean": self._mean,
             "std": self._std,
             "seed_threshold": self.seed_threshold,
@@ -169,8 +181,8 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
         return merge(maps, grid, self.tile // self.patch, self.stride // self.patch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised floats -> (B, K) logits, the mean of the class maps; the same in both modes."""
-        return self.forward_maps(x).mean(dim=(-2, -1))
+        """(B, 3, H, W) normalised floats -> (B, K) logits, the class maps pooled; the same in both modes."""
+        return pooled(self.forward_maps(x), self.pool)
 
     # From photos to class activation maps
 
@@ -241,18 +253,21 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
         return torch.stack(cams).to(x.device)
 
     def tile_maps(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """What a CAM is made of: class maps, and the class token's attention summed over all passes and blocks.
+        """What a CAM is the product of: class maps, and the class token's attention.
 
         Args:
             tiles: (T, 3, tile, tile) normalised floats.
 
         Returns:
-            (T, K, g, g) and (T, 1, g, g), g = tile / patch.  No gradients; the model's mode and hooks stay as found.
+            (T, K, g, g) and (T, 1, g, g), g = tile / patch: the attention summed over all passes and blocks, to the
+            power of ``attention_power``.  No gradients; the model's mode and hooks stay as found.
         """
-        layers = [block.attn for block in self.backbone.blocks]
+        layers = [block.attn for block in self.backbone.blocks] if self.attention_power else []
         with torch.no_grad(), evaluating(self), class_attention(layers, self.prefix) as rows:
             maps = self._class_maps(tiles.to(self.head.weight))
-        attention = torch.stack(rows).sum(dim=0)
+        if not rows:
+            return maps, torch.ones_like(maps[:, :1], dtype=torch.float32)
+        attention = torch.stack(rows).sum(dim=0) ** self.attention_power
         return maps, rearrange(attention, "t (h w) -> t 1 h w", h=self.tile // self.patch)
 
     def load_backbone(self, state: dict[str, Tensor], name: str) -> None:

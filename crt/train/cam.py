@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from crt.data import LabelledPhotos
-from crt.models import CRT, CNNBranch, DualBranch, DualLoss, create_model, dual_loss
+from crt.models import CRT, CNNBranch, DualBranch, create_model, dual_loss
 from crt.models._source import read_checkpoint
 from crt.train.checkpoint import load_checkpoint, save_checkpoint
+from crt.train.mask_loss import mask_loss
 from crt.train.photos import Crops, batch_plan
 from crt.train.recipe import CAMRecipe
 
@@ -35,6 +36,7 @@ def build_branches(
     backbone_checkpoint: str | os.PathLike[str] | None = None,
     cnn_checkpoint: str | os.PathLike[str] | None = None,
     pretrained: bool = False,
+    start: str | os.PathLike[str] | None = None,
     seed: int = 0,
 ) -> DualBranch:
     """The model of a recipe.
@@ -42,16 +44,26 @@ def build_branches(
     Args:
         backbone_checkpoint, cnn_checkpoint: ImageNet weights of the two backbones, safetensors in timm's layout.
         pretrained: fetch those that are not given from timm.
+        start: folder of a trained model, for example ``model`` of an earlier run: the ViT branch is that model, with
+            the recipe's settings.
         seed: of the heads' random weights (and of all others, where none are loaded).
+
+    Raises:
+        ValueError: weights that do not fit, or a ``start`` of other classes.
     """
     torch.manual_seed(seed)
-    vit = create_model(
-        recipe.model,
-        class_names=class_names,
-        num_passes=recipe.num_passes,
-        backbone_checkpoint=backbone_checkpoint,
-        pretrained_backbone=pretrained and backbone_checkpoint is None,
-    )
+    if start is not None:
+        vit = create_model(f"local-dir:{os.fspath(start)}", pretrained=True, **_settings_of(recipe))
+        if list(vit.class_names or ()) != list(class_names):
+            raise ValueError(f"{start} knows the classes {vit.class_names}, the photos' are {class_names}.")
+    else:
+        vit = create_model(
+            recipe.model,
+            class_names=class_names,
+            backbone_checkpoint=backbone_checkpoint,
+            pretrained_backbone=pretrained and backbone_checkpoint is None,
+            **_settings_of(recipe),
+        )
     if recipe.cnn is None:
         return DualBranch(vit, None)
     fetch = pretrained and cnn_checkpoint is None
@@ -59,6 +71,11 @@ def build_branches(
     if cnn_checkpoint is not None:
         cnn.load_backbone(read_checkpoint(cnn_checkpoint), str(cnn_checkpoint))
     return DualBranch(vit, cnn)
+
+
+def _settings_of(recipe: CAMRecipe) -> dict[str, Any]:
+    """What a recipe says of the ViT branch beside its architecture."""
+    return {"num_passes": recipe.num_passes, "attention_power": recipe.attention_power, "pool": recipe.pool}
 
 
 def train_cam(
@@ -103,6 +120,8 @@ def train_cam(
     precision = precision or accelerator.mixed_precision
     if precision not in ("no", "bf16"):
         raise ValueError(f"precision must be 'no' or 'bf16', got {precision!r}.")
+    if (recipe.mask > 0) != all(photo.mask is not None for photo in photos.photos):
+        raise ValueError(f"the recipe's weight of masks is {recipe.mask}: masks are needed if it is above 0, else not.")
     if recipe.batch_size % accelerator.num_processes:
         raise ValueError(f"a batch of {recipe.batch_size} does not divide among {accelerator.num_processes} processes.")
     out = Path(out)
@@ -122,7 +141,7 @@ def train_cam(
     log = _Log(out / "log.jsonl", first)
     batches = _batches(loader)
     steps = progress(batches, first, len(plan)) if accelerator.is_main_process else batches
-    for step, (images, targets) in enumerate(steps, first):
+    for step, (images, targets, *masks) in enumerate(steps, first):
         epoch = plan[step][0][0]
         for group, rate in zip(optimizer.param_groups, _rates(recipe, step, len(plan)), strict=True):
             group["lr"] = rate
@@ -130,9 +149,13 @@ def train_cam(
         with torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             vit_maps, cnn_maps = wrapped(images.to(accelerator.device))
         size = (recipe.crop, recipe.crop)
-        losses = dual_loss(vit_maps, cnn_maps, targets.to(accelerator.device), size, coupling=coupling)
+        targets = targets.to(accelerator.device)
+        losses = dual_loss(vit_maps, cnn_maps, targets, size, coupling=coupling, pool=recipe.pool)._asdict()
+        if masks:
+            losses["mask"] = mask_loss(vit_maps, masks[0].to(accelerator.device), targets)
+            losses["total"] = losses["total"] + recipe.mask * losses["mask"]
         prepared.zero_grad(set_to_none=True)
-        accelerator.backward(losses.total)
+        accelerator.backward(losses["total"])
         if recipe.clip is not None:
             accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
         prepared.step()
@@ -147,7 +170,7 @@ def train_cam(
     return model.vit.eval()
 
 
-def _batches(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(loader: DataLoader) -> Iterator[list[Tensor]]:
     """The loader's batches; an error in one of its processes comes without that process's traceback."""
     try:
         yield from loader
@@ -199,8 +222,8 @@ class _Log:
         self.sums: dict[str, float] = {}
         self.count = 0
 
-    def add(self, step: int, epoch: int, losses: DualLoss, batch_size: int) -> None:
-        for name, value in losses._asdict().items():
+    def add(self, step: int, epoch: int, losses: dict[str, Tensor], batch_size: int) -> None:
+        for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
         if not math.isfinite(self.sums["total"]):
             raise ValueError(f"the loss is no longer finite at step {step}; try a lower learning rate or float32.")

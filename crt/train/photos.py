@@ -1,14 +1,17 @@
 """Training photos: a sample depends on (seed, epoch, index) alone, so a resumed run sees what the other would have."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from crt.data import LabelledPhotos
+from crt.data import LabelledPhotos, load_mask
 from crt.models._inputs import as_photos
 from crt.train.recipe import CAMRecipe
 
@@ -32,8 +35,8 @@ def batch_plan(count: int, batch_size: int, epochs: int, seed: int) -> list[list
     return plan
 
 
-class Crops(Dataset[tuple[Tensor, Tensor]]):
-    """Random crops with multi-hot labels, by (epoch, index).
+class Crops(Dataset[tuple[Tensor, ...]]):
+    """Random crops with multi-hot labels, and with the same crops of the masks of photos that have one.
 
     Args:
         photos: the data set.
@@ -50,17 +53,17 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         if recipe.area is not None:
             view = [v2.RandomResizedCrop(recipe.crop, scale=recipe.area, antialias=True), *normalise]
         else:  # padded after normalisation: zero is the mean colour
-            view = [_LongSide(*recipe.long_side), *normalise, v2.RandomCrop(recipe.crop, pad_if_needed=True)]
+            view = [_LongSide(*recipe.long_side), *normalise, _padded_crop(recipe.crop)]
         self.transform = v2.Compose([*view, v2.RandomHorizontalFlip()])
 
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
-        """(3, crop, crop) normalised floats and (K,) multi-hot.
+    def __getitem__(self, key: Key) -> tuple[Tensor, ...]:
+        """(3, crop, crop) normalised floats, (K,) multi-hot and, where there are masks, (crop, crop) uint8.
 
         Raises:
-            OSError: the photo cannot be decoded; the message names it.
+            OSError: the photo or its mask cannot be decoded; the message names it.
         """
         epoch, index = key
         photo = self.photos[index]
@@ -68,12 +71,32 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
             (image,) = as_photos(Image.open(photo.image), torch.device("cpu"))  # as in inference: EXIF, 16 bits, alpha
         except (OSError, ValueError) as error:
             raise OSError(f"{photo.image} cannot be read as a photo: {error}") from error
+        parts = [tv_tensors.Image(image)]
+        if photo.mask is not None:
+            parts.append(tv_tensors.Mask(_mask(photo.mask, image, len(self.photos.class_names))[None]))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((self.seed * 1000 + epoch) * 1_000_003 + index)
-            crop = self.transform(image)
+            crop, *mask = self.transform(*parts) if len(parts) > 1 else [self.transform(*parts)]
         target = torch.zeros(len(self.photos.class_names))
         target[photo.labels] = 1
-        return crop, target
+        return crop.as_subclass(Tensor), target, *(part[0].as_subclass(Tensor) for part in mask)
+
+
+def _mask(path: Path, image: Tensor, classes: int) -> Tensor:
+    """The mask of a photo: (H, W) uint8, values 0 to ``classes`` and 255."""
+    try:
+        mask = torch.from_numpy(load_mask(path))
+    except (OSError, ValueError) as error:
+        raise OSError(f"{path} cannot be read as a mask: {error}") from error
+    if mask.shape != image.shape[-2:] or mask.dtype != torch.uint8:
+        raise OSError(f"{path} is {mask.dtype} {tuple(mask.shape)}, its photo {tuple(image.shape[-2:])}.")
+    if ((mask > classes) & (mask < 255)).any():
+        raise OSError(f"{path} has values beyond {classes}, the number of classes, that are not 255.")
+    return mask
+
+
+def _padded_crop(side: int) -> v2.Transform:
+    return v2.RandomCrop(side, pad_if_needed=True, fill={tv_tensors.Image: 0, tv_tensors.Mask: 255, "others": 0})
 
 
 class _LongSide(v2.Transform):
@@ -83,8 +106,9 @@ class _LongSide(v2.Transform):
         super().__init__()
         self.range = (smallest, largest)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, *parts: Tensor) -> Any:
         side = int(torch.randint(self.range[0], self.range[1] + 1, ()))
-        scale = side / max(image.shape[-2:])
-        size = [max(1, round(length * scale)) for length in image.shape[-2:]]
-        return v2.functional.resize(image, size, antialias=True)
+        scale = side / max(parts[0].shape[-2:])
+        size = [max(1, round(length * scale)) for length in parts[0].shape[-2:]]
+        resized = tuple(v2.functional.resize(part, size, antialias=True) for part in parts)
+        return resized if len(resized) > 1 else resized[0]

@@ -17,9 +17,11 @@ class CAMRecipe:
     Attributes:
         model: architecture of the ViT branch (``crt.list_models``).
         num_passes: see ``CRT``.
+        attention_power, pool: see ``CRT``.
         cnn: timm CNN of the other branch, or None to train the transformer alone.
         coupling: weight of the distance between the branches' maps, the paper's lambda.
         coupling_from: first epoch (from 0) in which it is not zero.
+        mask: weight of the loss on pseudo masks (``mask_loss``); 0 trains on labels alone.
         epochs, batch_size: length of the run, photos a step over all processes.
         optimizer, lr, weight_decay: of the backbones.
         head_factor: learning rate of the heads as a multiple of ``lr``.
@@ -33,9 +35,12 @@ class CAMRecipe:
 
     model: str = "crt_vit_t16"
     num_passes: int = 0
+    attention_power: float = 1.0
+    pool: float = 1.0
     cnn: str | None = "tf_efficientnet_lite0"
     coupling: float = 0.1
     coupling_from: int = 1
+    mask: float = 0.0
     epochs: int = 4
     batch_size: int = 16
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -58,6 +63,7 @@ class CAMRecipe:
             "crop": (self.crop >= 1, "at least 1"),
             "lr": (self.lr > 0, "above 0"),
             "coupling": (self.coupling >= 0, "at least 0"),
+            "mask": (self.mask >= 0, "at least 0"),
             "warmup": (self.warmup >= 0, "at least 0"),
             "clip": (self.clip is None or self.clip > 0, "above 0, or null"),
             "area": (
@@ -72,7 +78,8 @@ class CAMRecipe:
 
 
 PRESETS = {
-    "t16-voc9k": CAMRecipe(),
+    "t16-voc9k": CAMRecipe(attention_power=0.5),
+    "t16-voc9k-masks": CAMRecipe(cnn=None, coupling=0.0, attention_power=0.0, pool=0.1, mask=1.0, lr=5e-5),
     "paper": CAMRecipe(
         model="crt_vit_s16",
         num_passes=3,

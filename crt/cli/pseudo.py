@@ -1,0 +1,97 @@
+"""``crt pseudo``: labelled photos to pseudo masks."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from crt.cli.common import (
+    BatchSize,
+    Device,
+    Flip,
+    Model,
+    Scales,
+    complain,
+    factors,
+    load_model,
+    one_line_errors,
+    out,
+    progress_bar,
+)
+
+
+def pseudo(
+    output: Annotated[Path, typer.Option("--out", help="Folder for the masks; a stopped job goes on from there.")],
+    images: Annotated[Path | None, typer.Option(help="A folder of photos ...")] = None,
+    labels: Annotated[Path | None, typer.Option(help="... and a CSV with the columns file,labels.")] = None,
+    voc: Annotated[Path | None, typer.Option(help="Or a folder in the VOC layout ...")] = None,
+    split: Annotated[str, typer.Option("--list", help="... and this list in ImageSets/Segmentation.")] = "cls_train",
+    model: Model = "crt_vit_t16",
+    refine: Annotated[str, typer.Option(help="Refiners joined by +, or none.")] = "pamr",
+    threshold: Annotated[
+        str, typer.Option(help="Background score; LOW,HIGH marks scores between the two as unsure (255).")
+    ] = "0.4",
+    scales: Scales = "0.5,1,1.5",
+    flip: Flip = True,
+    bf16: Annotated[bool, typer.Option(help="Compute in bfloat16 (autocast).")] = False,
+    device: Device = "cpu",
+    batch_size: BatchSize = 16,
+) -> None:
+    """Write a pseudo mask OUT/NAME.png for each photo, and OUT/manifest.jsonl.
+
+    Several processes: `accelerate launch -m crt.cli pseudo ...`; with `--device cuda` each takes its own GPU.
+    """
+    with one_line_errors():
+        import torch
+
+        from crt.cam import CAMExtractor
+        from crt.data import LabelledPhotos
+        from crt.pseudo import make_pseudo_masks
+        from crt.refine import create_refiner
+
+        if (voc is None) == (images is None) or (images is None) != (labels is None):
+            raise ValueError("give either --images and --labels, or --voc (and --list).")
+        levels: Any = factors(threshold, "--threshold")
+        if len(levels) > 2:
+            raise ValueError(f"--threshold {threshold}: expected one background score or LOW,HIGH.")
+        rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
+        network = load_model(model, device)
+        unusable: list[str] = []
+        if voc is not None:
+            photos = LabelledPhotos.from_voc(voc, split)
+        else:
+            photos = LabelledPhotos.from_csv(images, labels, class_names=network.class_names, unusable=unusable)  # type: ignore[arg-type]
+        if network.class_names is None or list(network.class_names) != photos.class_names:
+            raise ValueError(f"{model} knows the classes {network.class_names}, the photos' are {photos.class_names}.")
+        refiner = None if refine == "none" else create_refiner(refine).to(device)
+        extractor = CAMExtractor(network, scales=factors(scales), flip=flip, batch_size=batch_size)
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16):
+            report = make_pseudo_masks(
+                extractor,
+                refiner,
+                photos,
+                output,
+                threshold=levels if len(levels) == 2 else levels[0],
+                settings={"model": model, "weights": _digest(network), "refiner": refine, "bf16": bf16},
+                process=(rank, world),
+                progress=progress_bar,
+            )
+        failures = [f"{file}: {reason}" for file, reason in report.failed] + (unusable if rank == 0 else [])
+        for failure in failures:
+            complain(ValueError(failure))
+        text = f"{report.written} masks written, {report.skipped} were there, {len(failures)} failed -> {output}"
+        out.print(text, highlight=False, soft_wrap=True)
+        if failures:
+            raise typer.Exit(2)
+
+
+def _digest(network: Any) -> str:
+    """SHA-256 of the weights."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()

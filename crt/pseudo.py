@@ -1,0 +1,194 @@
+"""Pseudo masks of any number of labelled photos: extract, refine, threshold, write; a stopped job goes on.
+
+Beside the masks lies ``manifest.jsonl``, a line a mask: what it was made of and with.  A mask that has no line there,
+or does not match it, is made again; so is the mask of a photo whose content or labels have changed.
+"""
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from crt._files import whole_file
+from crt.cam import CAMExtractor, CAMResult, mask_from_cam, normalise
+from crt.data import LabelledPhoto, LabelledPhotos, save_mask
+
+__all__ = ["PseudoReport", "make_pseudo_masks"]
+
+
+class PseudoReport(NamedTuple):
+    """What a job did: masks written, masks that were there already, (file, reason) of each photo that failed."""
+
+    written: int
+    skipped: int
+    failed: list[tuple[str, str]]
+
+
+def make_pseudo_masks(
+    extractor: CAMExtractor,
+    refiner: nn.Module | None,
+    photos: LabelledPhotos,
+    out: str | os.PathLike[str],
+    *,
+    threshold: float | tuple[float, float],
+    settings: dict[str, Any] | None = None,
+    process: tuple[int, int] = (0, 1),
+    progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, total: items,
+) -> PseudoReport:
+    """Writes ``out/NAME.png`` for each photo: 0 background, class i as i + 1, 255 unsure (VOC's palette).
+
+    Args:
+        extractor: makes the maps.
+        refiner: makes them better (``crt.create_refiner``), or None.
+        photos: with their labels; a mask is called as its photo, in the same subfolder.
+        out: the folder; made if need be.
+        threshold: background score, 0 to 1; two of them mark scores between them as unsure.
+        settings: what else to tell in the manifest, the model's and the refiner's names for example.  A folder that
+            holds masks of other settings is refused.
+        process: (i, n), this is process i of n, which share the photos.
+        progress: wraps the masks and their number, to show how far it is.
+
+    Returns:
+        What was done; a photo that cannot be read is in ``failed``, and the others' masks are written all the same.
+
+    Raises:
+        ValueError: thresholds out of range, two photos of one name, masks of other settings.
+        OSError: the folder cannot be written, the disk is full; the masks so far are whole and will be skipped.
+    """
+    low, high = threshold if isinstance(threshold, tuple) else (threshold, threshold)
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"thresholds are 0 to 1, the lower first; got {low} and {high}.")
+    if len(photos.class_names) > 254:
+        raise ValueError(f"a pixel of a pseudo mask is one byte: 254 classes at most, not {len(photos.class_names)}.")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {**(settings or {}), "threshold": [low, high], "scales": list(extractor.scales), "flip": extractor.flip}
+    manifest = _Manifest(folder / "manifest.jsonl", settings)
+    failed: list[tuple[str, str]] = []
+    todo = [photo for photo in _unique(photos)[process[0] :: process[1]] if not manifest.has(photo, folder)]
+    waiting: deque[_Opened] = deque()
+    results = extractor.stream(_opened(extractor, todo, waiting, failed))
+    written = 0
+    for result in progress(results, len(todo)):
+        photo, digest = waiting.popleft()
+        target = folder / f"{photo.name}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(target) as temporary:
+            save_mask(_mask(result, refiner, low, high).cpu(), temporary)
+        manifest.add(photo, digest, target)
+        written += 1
+    return PseudoReport(written, len(photos.photos[process[0] :: process[1]]) - len(todo), failed)
+
+
+class _Opened(NamedTuple):
+    photo: LabelledPhoto
+    digest: str
+
+
+def _unique(photos: LabelledPhotos) -> list[LabelledPhoto]:
+    """The photos; ValueError if two masks would have one name."""
+    names: dict[str, Path] = {}
+    for photo in photos.photos:
+        if photo.name in names:
+            raise ValueError(f"{names[photo.name]} and {photo.image} would have the same mask, {photo.name}.png.")
+        names[photo.name] = photo.image
+    return photos.photos
+
+
+def _opened(
+    extractor: CAMExtractor,
+    photos: list[LabelledPhoto],
+    waiting: deque[_Opened],
+    failed: list[tuple[str, str]],
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """Decoded photos with their labels; those that cannot be decoded go to ``failed``."""
+    for photo in photos:
+        try:
+            with Image.open(photo.image) as file:
+                (pixels,) = extractor.model.photos([file])
+            digest = _sha256(photo.image)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            failed.append((str(photo.image), f"it cannot be read as a photo ({type(error).__name__}: {error})"))
+            continue
+        waiting.append(_Opened(photo, digest))
+        yield pixels, photo.labels
+
+
+def _mask(result: CAMResult, refiner: nn.Module | None, low: float, high: float) -> Tensor:
+    """(H, W) uint8."""
+    cam = result.cam
+    if refiner is not None and len(cam):
+        with torch.inference_mode():
+            cam = normalise(refiner(result.pixels[None], cam[None])[0])
+    mask = mask_from_cam(cam, result.labels, high)
+    if low < high and len(cam):
+        best = cam.amax(dim=0)
+        mask[(best >= low) & (best <= high)] = 255
+    return mask
+
+
+class _Manifest:
+    """The lines of ``manifest.jsonl``, one a mask.
+
+    Raises:
+        ValueError: lines of other settings.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path, self.settings = path, json.loads(json.dumps(settings))
+        self.lines: dict[str, dict[str, Any]] = {}
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        if text and not text.endswith("\n"):
+            self._append("\n")
+        for line in text.splitlines():
+            try:
+                entry = json.loads(line)
+                self.lines[entry["file"]] = entry
+            except (ValueError, TypeError, KeyError):
+                continue  # half a line, of a process that was killed: its mask is made again
+            changed = [name for name, value in self.settings.items() if entry.get(name) != value]
+            if changed:
+                details = ", ".join(f"{name}: {entry.get(name)} then, {self.settings[name]} now" for name in changed)
+                raise ValueError(f"{path.parent} holds masks of other settings ({details}); choose another folder.")
+
+    def has(self, photo: LabelledPhoto, folder: Path) -> bool:
+        """Whether the mask is there, as the manifest tells it, of this very photo and labels."""
+        entry, mask = self.lines.get(photo.name), folder / f"{photo.name}.png"
+        try:
+            return (
+                entry is not None
+                and entry["labels"] == photo.labels
+                and entry["mask_sha256"] == _sha256(mask)
+                and entry["photo_sha256"] == _sha256(photo.image)
+            )
+        except OSError:
+            return False
+
+    def add(self, photo: LabelledPhoto, digest: str, mask: Path) -> None:
+        """Appends a line in one write, so that the lines of several processes do not mix."""
+        entry = {
+            "file": photo.name,
+            "labels": photo.labels,
+            "photo_sha256": digest,
+            "mask_sha256": _sha256(mask),
+            **self.settings,
+        }
+        self._append(json.dumps(entry) + "\n")
+
+    def _append(self, text: str) -> None:
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

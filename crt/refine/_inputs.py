@@ -1,0 +1,33 @@
+"""What every refiner asks of its two inputs."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_pair", "colours"]
+
+
+def check_pair(image: Tensor, cam: Tensor) -> None:
+    """Raises ValueError or TypeError unless they are (B, 3, H, W) and (B, k, h, w) with floating point maps."""
+    if image.ndim != 4 or image.shape[1] != 3 or cam.ndim != 4 or image.shape[0] != cam.shape[0]:
+        raise ValueError(
+            "a refiner takes images of shape (B, 3, H, W) and maps of shape (B, k, h, w), "
+            f"got {tuple(image.shape)} and {tuple(cam.shape)}."
+        )
+    if not cam.is_floating_point():
+        raise TypeError(f"maps are floating point, got {cam.dtype}.")
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise TypeError(f"images are uint8, or floating point in [0, 1]; got {image.dtype}.")
+
+
+def colours(image: Tensor) -> Tensor:
+    """uint8, or floating point in [0, 1] -> float32 in [0, 1].
+
+    Raises:
+        ValueError: floats that are far outside [0, 1]: a normalised image, say.
+    """
+    if image.dtype == torch.uint8:
+        return image.float() / 255
+    low, high = image.aminmax()
+    if low < -0.01 or high > 1.01:
+        raise ValueError(f"floating point images are in [0, 1], this one goes from {low:.3g} to {high:.3g}.")
+    return image.float()

@@ -1,0 +1,107 @@
+"""PAMR, pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020, section 3.3): local smoothing that stops at edges.
+
+Each pixel takes the mean of its neighbours' scores, the more of a neighbour's the closer their colours are, measured
+by how much colours differ around there; repeated, this moves a map's border to the nearest edge of the photo.
+
+Departure: it works on a reduced photo (``max_side``), where the neighbours' distances are the same share of any photo
+and the cost has a bound.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crt.refine._inputs import check_pair, colours
+
+__all__ = ["PAMR"]
+
+
+class PAMR(nn.Module):
+    """Refines maps by the photo's colours; it has no parameters and runs under autograd.
+
+    Args:
+        iterations: rounds of smoothing, at least 1.
+        dilations: distances of the eight neighbours looked at in each direction, in pixels of the reduced photo.
+        bandwidth: the smaller, the sharper edges stop the smoothing; a factor on the local deviation of the colours.
+        max_side: photo and maps are reduced to at most this many pixels on the long side; None keeps their size.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        iterations: int = 10,
+        dilations: Sequence[int] = (1, 2, 4, 8, 12, 24),
+        *,
+        bandwidth: float = 0.1,
+        max_side: int | None = 256,
+    ) -> None:
+        super().__init__()
+        if (
+            iterations < 1
+            or not dilations
+            or min(dilations) < 1
+            or bandwidth <= 0
+            or (1 if max_side is None else max_side) < 1
+        ):
+            raise ValueError(
+                "iterations, dilations, bandwidth and max_side must be positive; got "
+                f"{iterations}, {tuple(dilations)}, {bandwidth} and {max_side}."
+            )
+        self.iterations, self.dilations = iterations, tuple(dilations)
+        self.bandwidth, self.max_side = bandwidth, max_side
+
+    def forward(self, image: Tensor, cam: Tensor) -> Tensor:
+        """Refined maps.
+
+        Args:
+            image: (B, 3, H, W) uint8, or floating point in [0, 1].
+            cam: (B, k, h, w) floating point in [0, 1].
+
+        Returns:
+            Like ``cam``, in [0, 1].
+
+        Raises:
+            ValueError, TypeError: other shapes or dtypes.
+        """
+        check_pair(image, cam)
+        if cam.shape[1] == 0:
+            return cam
+        size = self._working_size(image.shape[-2], image.shape[-1])
+        weights = self._weights(_resized(colours(image), size))
+        scores = _resized(cam.float(), size)
+        for _ in range(self.iterations):
+            shifted = _neighbours(scores, self.dilations)
+            scores = sum(w * s for w, s in zip(weights.unbind(dim=1), shifted, strict=True))  # type: ignore[assignment]
+        return _resized(scores, (cam.shape[-2], cam.shape[-1])).to(cam.dtype)
+
+    def _working_size(self, height: int, width: int) -> tuple[int, int]:
+        shrink = min(1.0, self.max_side / max(height, width)) if self.max_side else 1.0
+        return max(1, round(height * shrink)), max(1, round(width * shrink))
+
+    def _weights(self, image: Tensor) -> Tensor:
+        """(B, 3, h, w) -> (B, n, 1, h, w), the share of each of the n neighbours; they sum to one."""
+        around = torch.stack(list(_neighbours(image, self.dilations)), dim=1)
+        deviation = torch.cat([around, image[:, None]], dim=1).std(dim=1, keepdim=True)
+        distance = (around - image[:, None]).abs() / (self.bandwidth * deviation + 1e-8)
+        return torch.softmax(-distance.mean(dim=2, keepdim=True), dim=1)
+
+
+def _neighbours(x: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
+    """(B, C, h, w) -> views of that shape, one a neighbour; beyond the border the border is repeated."""
+    edge, (height, width) = max(dilations), x.shape[-2:]
+    padded = F.pad(x, (edge,) * 4, mode="replicate")
+    for d in dilations:
+        for dy in (-d, 0, d):
+            for dx in (-d, 0, d):
+                if dy or dx:
+                    yield padded[..., edge + dy : edge + dy + height, edge + dx : edge + dx + width]
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(x.shape[-2:]) == size:
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
