@@ -13,7 +13,7 @@ from torchmetrics import Metric
 
 from crt.metrics.boundary import boundary_counts
 from crt.metrics.boxes import best_overlaps
-from crt.metrics.ranking import average_precision
+from crt.metrics.ranking import as_rankings, average_precision
 from crt.metrics.segmentation import (
     confusion_matrix,
     error_rates,
@@ -167,16 +167,16 @@ class MultilabelAP(Metric):
 
     def update(self, scores: Tensor, targets: Tensor, counted: Tensor | None = None) -> None:
         """Adds photos: (B, K) each; ``counted`` false leaves a photo out for a class (VOC's difficult labels)."""
-        average_precision(scores, targets, counted)  # for its checks
-        self.scores.append(scores.to(self.device).float())
-        self.targets.append(targets.to(self.device).bool())
-        self.counted.append(torch.ones_like(self.targets[-1]) if counted is None else counted.to(self.device).bool())
+        scores, targets, counted = as_rankings(scores, targets, counted)
+        self.scores.append(scores.to(self.device))
+        self.targets.append(targets.to(self.device))
+        self.counted.append(counted.to(self.device))
 
     def compute(self) -> dict[str, Tensor]:
         """``ap``, (K,), NaN for a class that no photo shows; ``map``, the mean over the others."""
-        # Before several processes gather their lists, torchmetrics joins each of them to one tensor.
         if not len(self.scores):
             raise ValueError("average precision of no photos: update comes first.")
+        # Before several processes gather their lists, torchmetrics joins each of them to one tensor.
         lists = (self.scores, self.targets, self.counted)
         scores, targets, counted = (value if isinstance(value, Tensor) else torch.cat(value) for value in lists)
         ap = average_precision(scores, targets, counted)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["average_precision"]
+__all__ = ["as_rankings", "average_precision"]
 
 
 def average_precision(scores: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
@@ -25,6 +25,14 @@ def average_precision(scores: Tensor, targets: Tensor, counted: Tensor | None = 
     >>> average_precision(torch.tensor([[0.9], [0.8], [0.1]]), torch.tensor([[1], [0], [1]]))
     tensor([0.8333], dtype=torch.float64)
     """
+    scores, targets, counted = as_rankings(scores, targets, counted)
+    columns = zip(scores.unbind(1), targets.unbind(1), counted.unbind(1), strict=True)
+    values = [_one_class(score[kept], target[kept]) for score, target, kept in columns]
+    return torch.stack(values) if values else scores.new_zeros(0).double()
+
+
+def as_rankings(scores: Tensor, targets: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The arguments of ``average_precision``, checked: scores of 32 bits at least, the others bool."""
     counted = torch.ones_like(targets, dtype=torch.bool) if counted is None else counted.bool()
     if scores.ndim != 2 or not scores.shape == targets.shape == counted.shape:
         raise ValueError(
@@ -33,9 +41,7 @@ def average_precision(scores: Tensor, targets: Tensor, counted: Tensor | None = 
         )
     if scores.isnan().any():
         raise ValueError("the scores have NaN values.")
-    columns = zip(scores.unbind(1), targets.bool().unbind(1), counted.unbind(1), strict=True)
-    values = [_one_class(score[kept], target[kept]) for score, target, kept in columns]
-    return torch.stack(values) if values else scores.new_zeros(0).double()
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)), targets.bool(), counted
 
 
 def _one_class(scores: Tensor, targets: Tensor) -> Tensor:
