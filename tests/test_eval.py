@@ -118,6 +118,7 @@ def birds(tmp_path):
 
 
 def test_boxes(birds, cub, tmp_path):
+    (cub / "classes.txt").write_text("1 001.cat\n2 002.dog\n3 003.bird\n")  # no photo shows a bird
     files = {name: tmp_path / name for name in ("r.json", "p.png", "w.png")}
     outputs = ["--json", files["r.json"], "--plot", files["p.png"], "--worst", files["w.png"]]
     done = run("eval", "boxes", "--root", cub, "--model", birds, "--square", "64", "--threshold", "0.2", *outputs)
@@ -126,7 +127,8 @@ def test_boxes(birds, cub, tmp_path):
     assert (record["list"], record["photos"], record["resolution"]) == ("test", 3, "photos seen at 64 x 64")
     assert record["top5_loc"] == record["gt_known"] >= record["top1_loc"]
     assert record["max_box_acc"]["0.5"] == max(row[1] for row in record["curve"].values()) >= record["gt_known"]
-    assert set(record["classes"]) == {"cat", "dog"}
+    assert list(record["classes"]) == ["cat", "dog", "bird"]
+    assert set(record["classes"]["bird"].values()) == {None}
     assert sorted(entry["name"] for entry in record["worst"]) == ["001.cat/2", "002.dog/4", "002.dog/6"]
     text = " ".join(done.output.split())
     assert f"GT-known {100 * record['gt_known']:.2f}" in text and "threshold 0.200 (given)" in text

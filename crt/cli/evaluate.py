@@ -60,6 +60,7 @@ def eval_cam(
             raise ValueError("give either --model or --maps.")
         levels = report.numbers(thresholds, "--thresholds", "0.02:0.6:0.02")
         data, name = VOCSegmentation(root, split), model or "crt_vit_t16"
+        device = device if maps is None else "cpu"
         extractor: Any = None
         if maps is None:
             extractor = CAMExtractor(load_model(name, device), scales=factors(scales), flip=flip, batch_size=batch_size)
@@ -232,7 +233,8 @@ def eval_boxes(
             max_box_acc_v2=float(curve["max_box_acc_v2"]),
             curve={f"{t:.3f}": row for t, row in zip(levels, curve["box_acc"].tolist(), strict=True)},
             classes={
-                name: {key: values[i] for key, values in per_class.items()} for i, name in enumerate(data.class_names)
+                name: {key: report.share(values[i]) for key, values in per_class.items()}
+                for i, name in enumerate(data.class_names)
             },
             worst=[{"name": photo, "iou": report.share(score)} for _, photo, score in low],
         )

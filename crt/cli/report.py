@@ -61,7 +61,7 @@ def write_record(path: Path | None, **fields: Any) -> None:
 
     if path is not None:
         with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(make_record(**fields), indent=2) + "\n")
+            temporary.write_text(json.dumps(make_record(**fields), indent=2, allow_nan=False) + "\n")
 
 
 def write_plot(
