@@ -96,6 +96,42 @@ def test_one_tile_is_attention_times_class_map(model):
     torch.testing.assert_close(maps, model.forward_maps(tile).detach())
 
 
+def test_attention_has_an_exponent_and_maps_an_activation():
+    """The same weights under other settings: what becomes of class map and attention."""
+    x = torch.randn(1, 3, 64, 64)
+    state, made = CRT("vit_tiny_patch16_224", num_classes=5, **TINY).state_dict(), {}
+    for power, activation in [(1.0, "relu"), (0.5, "relu"), (0.0, "relu"), (0.0, "sigmoid")]:
+        model = CRT("vit_tiny_patch16_224", num_classes=5, attention_power=power, activation=activation, **TINY).eval()
+        model.load_state_dict(state)
+        made[power, activation] = model.raw_cam(x, mirror=False)
+    maps = model.forward_maps(x).detach()
+    model.attention_power = 1.0
+    attention = model.tile_maps(x)[1]
+    torch.testing.assert_close(made[1.0, "relu"], (maps * attention).relu())
+    torch.testing.assert_close(made[0.5, "relu"], (maps * attention.sqrt()).relu())
+    torch.testing.assert_close(made[0.0, "relu"], maps.relu())
+    torch.testing.assert_close(made[0.0, "sigmoid"], maps.sigmoid())
+
+
+def test_logits_are_the_mean_of_the_highest_cells():
+    model = CRT("vit_tiny_patch16_224", num_classes=5, pool=0.25, **TINY).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        highest = model.forward_maps(x).flatten(2).sort(dim=-1).values[..., -4:].mean(dim=-1)
+        torch.testing.assert_close(model(x), highest)
+    seen = CAMExtractor(model)(x[0])[0].labels
+    both = (model(x)[0] + model(x.flip(-1))[0]) / 2
+    assert seen == ((both > 0).nonzero().flatten().tolist() or [int(both.argmax())])
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"attention_power": -1.0}, {"pool": 0.0}, {"pool": 1.5}, {"activation": "softmax"}]
+)
+def test_settings_of_the_map_have_ranges(arguments):
+    with pytest.raises(ValueError, match="attention_power must be at least 0"):
+        CRT("vit_tiny_patch16_224", **arguments, **TINY)
+
+
 def test_all_kinds_of_images_give_the_same_map(model, photo):
     array = photo.permute(1, 2, 0).numpy()
     normalised = (photo.float() / 255 - model.mean) / model.std

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from crt.cam import largest_component, mask_from_cam, merge_scales, normalise, snapped_size
+from crt.cam import largest_component, mask_from_cam, merge_scales, normalise, pooled, snapped_size
 
 
 def test_normalise_divides_by_the_maximum_and_keeps_zero():
@@ -78,3 +78,11 @@ def test_largest_component_follows_a_long_spiral():
     mask[1::4, -1] = True
     mask[3::4, 0] = True
     assert torch.equal(largest_component(mask), mask)
+
+
+@pytest.mark.parametrize(("share", "count"), [(1.0, 12), (0.5, 6), (0.1, 1), (0.001, 1)])
+def test_pooled_is_the_mean_of_the_highest(share, count):
+    maps = torch.randn(2, 3, 3, 4)
+    torch.testing.assert_close(
+        pooled(maps, share), maps.flatten(2).sort(-1, descending=True).values[..., :count].mean(-1)
+    )

@@ -34,7 +34,7 @@ ALLOWED = {
         "numpy",
         "PIL",
     },
-    "refine": {"_messages", "cam.functional", "torch", "einops"},
+    "refine": {"_messages", "cam.functional", "torch", "einops", "numpy", "pydensecrf"},
     "pseudo": {"_files", "cam", "data", "torch", "PIL"},
     "train": {"_files", "cam", "data", "models", "torch", "torchvision", "accelerate", "safetensors", "PIL"},
     "cli": {

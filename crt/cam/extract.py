@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from crt._messages import placed
-from crt.cam.functional import Align, merge_scales, normalise, pooled, resize, snapped_size
+from crt.cam.functional import Activation, Align, activated, merge_scales, normalise, pooled, resize, snapped_size
 from crt.cam.result import CAMResult
 from crt.cam.tiling import merge, offsets, pad_to
 
@@ -32,6 +32,7 @@ class CAMModel(Protocol):
     class_names: Sequence[str] | None
     seed_threshold: float
     pool: float
+    activation: Activation
     patch: int
     tile: int
     stride: int
@@ -159,7 +160,10 @@ class CAMExtractor:
             for view in views:
                 view.maps = [class_map[kept] for class_map in view.maps]
         pair = 2 if self.flip else 1
-        maps = [torch.stack([view.cam() for view in scale]).sum(dim=0) for scale in _groups(views, pair)]
+        maps = [
+            torch.stack([view.cam(self.model.activation) for view in scale]).sum(dim=0)
+            for scale in _groups(views, pair)
+        ]
         cam = merge_scales(maps, size or (photo.shape[-2], photo.shape[-1]))
         return CAMResult(
             maps=(normalise(cam) if self.normalize else cam).to(photo.device),
@@ -177,7 +181,7 @@ def patch_cams(model: CAMModel, image: Tensor, *, mirror: bool, align: Align, ba
     if align == "exact":
         image = resize(image, snapped_size(image.shape[-2], image.shape[-1], 1.0, model.patch))
     views = _finished_views(model, _views(model, image, mirror, align), batch_size)
-    return torch.stack([view.cam() for view in views]).sum(dim=0)
+    return torch.stack([view.cam(model.activation) for view in views]).sum(dim=0)
 
 
 class _View:
@@ -199,9 +203,9 @@ class _View:
         self.maps.append(class_map if self.kept is None else class_map[self.kept])
         self.attentions.append(attention)
 
-    def cam(self) -> Tensor:
-        """(k, h, w): attention times class map, merged, cropped, cut at zero and mirrored back."""
-        cam = self._merged(torch.stack(self.maps).float() * torch.stack(self.attentions).float()).relu()
+    def cam(self, activation: Activation) -> Tensor:
+        """(k, h, w): attention times class map, merged, cropped, cut at zero (or as probability), mirrored back."""
+        cam = activated(self._merged(torch.stack(self.maps).float() * torch.stack(self.attentions).float()), activation)
         return cam.flip(-1) if self.mirrored else cam
 
     def scores(self, share: float) -> Tensor:

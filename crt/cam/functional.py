@@ -8,9 +8,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["largest_component", "mask_from_cam", "merge_scales", "normalise", "pooled", "resize", "snapped_size"]
+__all__ = [
+    "activated",
+    "largest_component",
+    "mask_from_cam",
+    "merge_scales",
+    "normalise",
+    "pooled",
+    "resize",
+    "snapped_size",
+]
 
 Align = Literal["exact", "reference"]
+Activation = Literal["relu", "sigmoid"]
+
+
+def activated(maps: Tensor, activation: Activation) -> Tensor:
+    """What a map of any sign says of the class: nothing below zero ("relu"), or a probability ("sigmoid")."""
+    return maps.relu() if activation == "relu" else maps.sigmoid()
 
 
 def normalise(cam: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def one_line_errors() -> Iterator[None]:
     """Bad input and failing files end the command with one line on stderr and exit code 2."""
     try:
         yield
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         complain(error)
         raise typer.Exit(2) from error
 

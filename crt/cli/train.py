@@ -30,7 +30,9 @@ def train_cam(
     start: Annotated[
         Path | None, typer.Option(help="Go on from a trained model: a folder, for example RUN/model.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="A named recipe: t16-voc9k, t16-voc9k-masks, paper.")] = "t16-voc9k",
+    preset: Annotated[
+        str, typer.Option(help="A named recipe: t16-voc9k, t16-voc9k-masks, paper, paper-wsol.")
+    ] = "t16-voc9k",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting of the recipe, NAME=VALUE; may be repeated.")
     ] = None,

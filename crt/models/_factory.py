@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 
+from crt.cam.functional import Activation
 from crt.models._foreign import timm_model
 from crt.models._registry import default_tag, get_pretrained_cfg, list_models, model_entrypoint, split_name
 from crt.models._source import Source, from_hub, from_path, read_checkpoint
@@ -30,6 +31,7 @@ def create_model(
     tile: int | None = None,
     stride: int | None = None,
     attention_power: float | None = None,
+    activation: Activation | None = None,
     pool: float | None = None,
     backbone: str | None = None,
     mean: Sequence[float] | None = None,
@@ -47,8 +49,8 @@ def create_model(
             those on the Hub.
         num_classes: number of classes; with trained weights for another number the head is new, with a warning.
         class_names: their names; trained weights of the same number of classes keep their head, with a warning.
-        num_passes, tile, stride, attention_power, pool: see ``CRT``; None takes the value of the weights or the
-            architecture.
+        num_passes, tile, stride, attention_power, activation, pool: see ``CRT``; None takes the value of the weights or
+            of the architecture.
         backbone: another timm ViT than the architecture's.
         mean, std: normalisation, three values each; None takes that of the weights the model starts from.
         checkpoint_path: a safetensors file or a folder of ``save_pretrained``; loaded whether or not ``pretrained``.
@@ -82,6 +84,7 @@ def create_model(
         "tile": tile,
         "stride": stride,
         "attention_power": attention_power,
+        "activation": activation,
         "pool": pool,
         "backbone": backbone,
         "mean": mean,

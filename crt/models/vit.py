@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from crt.cam.attention import class_attention, evaluating
 from crt.cam.extract import CAMExtractor, patch_cams
-from crt.cam.functional import Align, pooled
+from crt.cam.functional import Activation, Align, pooled
 from crt.cam.tiling import cut, merge, pad_to
 from crt.models._foreign import fit_position_embedding, plain_vit, shape_arguments, split_reference
 from crt.models._hub import HubMixin
@@ -38,6 +38,8 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
         stride: distance between tiles in pixels, a multiple of the patch, at most ``tile``.
         attention_power: exponent of the class attention by which class maps are multiplied (the paper: 1); 0 leaves
             attention out.
+        activation: "relu" cuts the product at zero (the paper); "sigmoid" takes it for a logit: for class maps trained
+            on masks.
         pool: share of a class map's cells, the highest, whose mean is the class's logit (the paper: 1, all).
         mean, std: normalisation of the three channels, for values in [0, 1]; None takes that of the backbone's weights.
         seed_threshold: background score at which seeds are cut by default, 0 to 1 (the paper: 0.15).
@@ -61,6 +63,7 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
         tile: int = 224,
         stride: int = 112,
         attention_power: float = 1.0,
+        activation: Activation = "relu",
         pool: float = 1.0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -72,9 +75,10 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
             raise ValueError(f"num_passes must be 0 (plain transformer) or more, got {num_passes}.")
         if not 0 <= seed_threshold <= 1:
             raise ValueError(f"seed_threshold must be 0 to 1, got {seed_threshold}.")
-        if attention_power < 0 or not 0 < pool <= 1:
+        if attention_power < 0 or not 0 < pool <= 1 or activation not in ("relu", "sigmoid"):
             raise ValueError(
-                f"attention_power must be at least 0, and pool above 0 and up to 1; got {attention_power} and {pool}."
+                "attention_power must be at least 0, pool above 0 and up to 1, and activation 'relu' or 'sigmoid'; "
+                f"got {attention_power}, {pool} and {activation!r}."
             )
         self.backbone_name, self.backbone_args = backbone, dict(backbone_args or {})
         self.backbone = plain_vit(backbone, tile, self.backbone_args)
@@ -86,7 +90,7 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
                 f"got tile {tile} and stride {stride}."
             )
         self.num_passes, self.tile, self.stride, self.seed_threshold = num_passes, tile, stride, seed_threshold
-        self.attention_power, self.pool = attention_power, pool
+        self.attention_power, self.activation, self.pool = attention_power, activation, pool
         weights_cfg = self.backbone.default_cfg
         self._mean = three_values(mean or weights_cfg["mean"], "mean")
         self._std = three_values(std or weights_cfg["std"], "std")
@@ -118,6 +122,7 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
             "tile": self.tile,
             "stride": self.stride,
             "attention_power": self.attention_power,
+            "activation": self.activation,
             "pool": self.pool,
             "mean": self._mean,
             "std": self._std,

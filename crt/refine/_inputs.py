@@ -1,9 +1,13 @@
 """What every refiner asks of its two inputs."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["check_pair", "colours"]
+from crt.cam.functional import resize
+
+__all__ = ["check_pair", "colours", "resized"]
 
 
 def check_pair(image: Tensor, cam: Tensor) -> None:
@@ -31,3 +35,9 @@ def colours(image: Tensor) -> Tensor:
     if low < -0.01 or high > 1.01:
         raise ValueError(f"floating point images are in [0, 1], this one goes from {low:.3g} to {high:.3g}.")
     return image.float()
+
+
+def resized(cam: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, k, h, w) at another size, bilinearly (align_corners=False); no maps at all stay none."""
+    height, width = size
+    return resize(cam.flatten(0, 1), (height, width)).view(*cam.shape[:2], height, width)

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from crt._messages import did_you_mean
+from crt.refine.crf import DenseCRF
 from crt.refine.pamr import PAMR
 
 __all__ = ["Refiners", "create_refiner", "list_refiners"]
 
-_BUILDERS: dict[str, Callable[[], nn.Module]] = {"pamr": PAMR}
+_BUILDERS: dict[str, Callable[[], nn.Module]] = {"crf": DenseCRF, "pamr": PAMR}
 
 
 class Refiners(nn.Sequential):
@@ -30,6 +31,7 @@ def create_refiner(name: str) -> nn.Module:
 
     Raises:
         ValueError: an unknown name.
+        ImportError: "crf" without the extra of that name.
 
     >>> create_refiner("pamr").max_side
     256
@@ -46,6 +48,6 @@ def list_refiners() -> list[str]:
     """Names that ``create_refiner`` knows.
 
     >>> list_refiners()
-    ['pamr']
+    ['crf', 'pamr']
     """
     return sorted(_BUILDERS)
