@@ -300,7 +300,7 @@ def test_command(folder):
     done = CliRunner().invoke(app, [str(part) for part in arguments + options])
     assert done.exit_code == 0, done.output
     assert CRT.from_pretrained(folder / "run/model").num_passes == 0
-    for wrong, message in [(["--set", "x=1"], "unknown setting"), (["--voc", "."], "either --voc")]:
+    for wrong, message in [(["--set", "x=1"], "unknown setting"), (["--voc", "."], "give one of --images")]:
         done = CliRunner().invoke(app, [str(part) for part in arguments + wrong])
         assert done.exit_code == 2
         assert message in " ".join(done.output.split())

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from crt.cli.common import err, one_line_errors, out
+from crt.cli.common import CUB, VOC, Images, Labels, Split, err, labelled_photos, one_line_errors, out
 
 app = typer.Typer(help="Train (extra `train`).", no_args_is_help=True)
 
@@ -20,10 +20,11 @@ def _group() -> None:
 @app.command("cam")
 def train_cam(
     output: Annotated[Path, typer.Option("--out", help="Folder of the run; a stopped run goes on from there.")],
-    voc: Annotated[Path | None, typer.Option(help="Train on a folder in the VOC layout ...")] = None,
-    split: Annotated[str, typer.Option("--list", help="... and this list in ImageSets/Segmentation.")] = "cls_train",
-    images: Annotated[Path | None, typer.Option(help="Or train on a folder of photos ...")] = None,
-    labels: Annotated[Path | None, typer.Option(help="... and a CSV with the columns file,labels.")] = None,
+    images: Images = None,
+    labels: Labels = None,
+    voc: VOC = None,
+    cub: CUB = None,
+    split: Split = None,
     masks: Annotated[
         Path | None, typer.Option(help="Pseudo masks of the photos (`crt pseudo`), for a recipe that trains on them.")
     ] = None,
@@ -56,12 +57,9 @@ def train_cam(
             from crt.train import train_cam as train
         except ModuleNotFoundError as error:
             raise ValueError(f"training needs {error.name}: pip install 'crt-wsss[train]'.") from error
-        from crt.data import LabelledPhotos
 
-        if (voc is None) == (images is None) or (images is None) != (labels is None):
-            raise ValueError("give either --voc (and --list), or --images and --labels.")
         recipe = make_recipe(preset, set_ or [])
-        photos = LabelledPhotos.from_voc(voc, split) if voc else LabelledPhotos.from_csv(images, labels)  # type: ignore[arg-type]
+        photos = labelled_photos(images, labels, voc, cub, split)
         photos = photos.with_masks(masks) if masks else photos
         model = build_branches(
             recipe,
