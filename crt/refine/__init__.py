@@ -1,6 +1,7 @@
 """Maps in, better maps out: modules that share ``refiner(image, cam) -> cam``."""
 
 from crt.refine.affinity import displacements, path_affinity
+from crt.refine.boundary import BoundaryLoss, PairKinds, affinity_loss, boundary_loss, displacement_loss, pair_kinds
 from crt.refine.crf import CRFSettings, DenseCRF, crf_labels
 from crt.refine.pamr import PAMR
 from crt.refine.random_walk import RandomWalk, random_walk

@@ -21,7 +21,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crt.refine._inputs import check_pair, colours, resized
+from crt.cam.functional import colours
+from crt.refine._inputs import check_pair, resized
 from crt.refine.affinity import displacements, path_affinity
 
 __all__ = ["RandomWalk", "chebyshev_coefficients", "random_walk"]
