@@ -47,7 +47,7 @@ class BoundaryNet(nn.Module, HubMixin):
 
     Args:
         backbone: name of a timm model that supports ``features_only``, with features of stride 4 and above it.
-        output_stride: pixels to a cell of the backbone's last features; a longer stride is dilated away (the paper: 16).
+        output_stride: pixels to a cell of the backbone's last features, where dilation takes over (the paper: 16).
         boundary_width: channels that the boundary head takes from each stage, a multiple of 8 (the paper: 32).
         displacement_width: the same for the other head (the paper: 64 to 256).
         mean, std: normalisation, three values each; None takes that of the backbone's weights.
@@ -162,7 +162,7 @@ class BoundaryNet(nn.Module, HubMixin):
         """The model card: what the model is, its configuration, how to load it."""
         rows = "\n".join(f"| {key} | {value} |" for key, value in self.config.items())
         return ModelCard(
-            "---\nlibrary_name: crt-wsss\nlicense: apache-2.0\ntags:\n- weakly-supervised-semantic-segmentation\n---\n\n"
+            "---\nlibrary_name: crt-wsss\nlicense: apache-2.0\ntags:\n- weakly-supervised-semantic-segmentation\n---\n"
             "# A BoundaryNet of crt-wsss\n\nIt finds the boundaries between classes (IRN, Ahn et al., CVPR 2019).\n\n"
             f"| argument | value |\n|---|---|\n{rows}\n\n"
             '```python\nrefiner = crt.create_refiner("local-dir:FOLDER")\ncam = refiner(image, cam)\n```\n\n'
