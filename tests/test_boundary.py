@@ -188,6 +188,18 @@ def test_saved_and_loaded_as_a_refiner(net, tmp_path):
     assert walked.shape == cam.shape and walked.min() >= 0 and walked.max() <= 1
 
 
+def test_large_photos_are_reduced(net):
+    image, cam = torch.randint(0, 256, (1, 3, 80, 120), dtype=torch.uint8), torch.rand(1, 1, 80, 120)
+    sizes = []
+    refiner = RandomWalk(lambda x: (sizes.append(tuple(x.shape[-2:])), net(x))[1], steps=2, max_side=60)
+    with torch.no_grad():
+        assert refiner(image, cam).shape == cam.shape
+        refiner(image[..., :40, :60], cam)
+    assert sizes == [(40, 60)] * 2
+    with pytest.raises(ValueError, match="at least 1 pixel"):
+        RandomWalk(net, max_side=0)
+
+
 def test_strict_loading_names_what_is_wrong(net, tmp_path):
     net.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**net.config, "boundary_width": 16}))

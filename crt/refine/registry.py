@@ -16,6 +16,7 @@ __all__ = ["Refiners", "create_refiner", "list_refiners"]
 _NAMES = ("attention", "crf", "irn_lite0", "pamr")
 _BUNDLED = Path(__file__).parents[1] / "weights" / "irn_lite0.voc9k"
 _TOLERANCE = 1e-5  # of the walk: near the rounding of float32
+_MAX_SIDE = 640  # as CAMExtractor's, and the largest that boundary networks are trained on by default
 
 
 class Refiners(nn.Sequential):
@@ -95,4 +96,4 @@ def _walk(weights: Path | None) -> nn.Module:
     from crt.models._source import from_path
 
     network = BoundaryNet() if weights is None else BoundaryNet.from_source(from_path(weights))
-    return RandomWalk(network, tolerance=_TOLERANCE)
+    return RandomWalk(network, tolerance=_TOLERANCE, max_side=_MAX_SIDE)
