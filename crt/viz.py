@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
 from crt.data.masks import palette
 
-__all__ = ["contact_sheet", "overlay", "paint_mask"]
+__all__ = ["contact_sheet", "draw_boxes", "overlay", "paint_mask", "under_title"]
 
 
 def overlay(pixels: Tensor, maps: Tensor, labels: Sequence[int], *, alpha: float = 0.7) -> Image.Image:
@@ -66,3 +66,34 @@ def contact_sheet(rows: Sequence[Sequence[Image.Image]], *, height: int = 160, g
             sheet.paste(picture, (x, y * (height + gap)))
             x += picture.width + gap
     return sheet
+
+
+def draw_boxes(
+    picture: Image.Image, boxes: Sequence[Sequence[float]], colour: tuple[int, int, int], *, width: int = 2
+) -> Image.Image:
+    """A copy of the picture with boxes: x0, y0, x1, y1 in pixels, x1 and y1 exclusive."""
+    picture = picture.convert("RGB")
+    pen = ImageDraw.Draw(picture)
+    for x0, y0, x1, y1 in boxes:
+        left, top = round(x0), round(y0)
+        pen.rectangle((left, top, max(left, round(x1) - 1), max(top, round(y1) - 1)), outline=colour, width=width)
+    return picture
+
+
+def under_title(picture: Image.Image, title: str, *, width: int = 0, size: int = 13) -> Image.Image:
+    """The picture below a white strip with its title in lines; white beside it, if it is not ``width`` pixels wide."""
+    font, width = ImageFont.load_default(size), max(width, picture.width)
+    lines, line = [], ""
+    for word in title.split():
+        longer = f"{line} {word}".strip()
+        if line and font.getlength(longer) > width - 8:
+            lines.append(line)
+            longer = word
+        line = longer
+    strip = len([*lines, line]) * (size + 4) + 6
+    titled = Image.new("RGB", (width, picture.height + strip), "white")
+    pen = ImageDraw.Draw(titled)
+    for place, text in enumerate([*lines, line]):
+        pen.text((4, 3 + place * (size + 4)), text, fill="black", font=font)
+    titled.paste(picture.convert("RGB"), (0, strip))
+    return titled

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from crt.models import CNNBranch, DualBranch
+from crt.models import CNNBranch, DualBranch, dual_loss
 from crt.models.dual import coupling_distance
 
 
@@ -106,3 +106,13 @@ def test_without_a_cnn(tiny):
     losses = DualBranch(tiny, None).loss(torch.randn(1, 3, 64, 64), torch.ones(1, 5))
     assert losses.total == losses.vit
     assert losses.coupling == 0
+
+
+def test_single_labels_are_classified_by_cross_entropy():
+    maps, cnn_maps = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    targets = torch.tensor([[0.0, 1, 0], [0, 0, 1]])
+    losses = dual_loss(maps, cnn_maps, targets, (32, 32), coupling=0.0, single_label=True)
+    expected = -torch.log_softmax(maps.mean(dim=(-2, -1)), dim=1)[[0, 1], [1, 2]].mean()
+    torch.testing.assert_close(losses.vit, expected)
+    expected = -torch.log_softmax(cnn_maps.mean(dim=(-2, -1)), dim=1)[[0, 1], [1, 2]].mean()
+    torch.testing.assert_close(losses.cnn, expected)

@@ -14,20 +14,12 @@ from typer.testing import CliRunner
 
 import crt
 from crt.cli import app
-from crt.data import VOC_CLASSES, load_mask, save_mask
+from crt.data import load_mask, save_mask
 from crt.models import CRT
 
 from .conftest import TINY
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "chelsea.jpg"
-
-
-@pytest.fixture
-def model(tmp_path):
-    """A folder with a small random model of the VOC classes, as --model takes it."""
-    network = CRT("vit_tiny_patch16_224", num_classes=20, class_names=VOC_CLASSES, **TINY)
-    network.save_pretrained(tmp_path / "model")
-    return f"local-dir:{tmp_path / 'model'}"
 
 
 def run(*arguments):
@@ -148,21 +140,6 @@ def test_models():
     assert all(name in done.output for name in ("crt_vit_t16", "crt_vit_s16", "crt_vit_b16", "voc9k"))
     assert "crt_vit_b16" not in run("models", "--pretrained").output
     assert "crt_vit_s16" not in run("models", "t16").output
-
-
-@pytest.fixture
-def voc(tmp_path):
-    """A VOC folder of two random photos."""
-    root = tmp_path / "voc"
-    for folder in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True)
-    random = np.random.default_rng(0)
-    for name in "ab":
-        Image.fromarray(random.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(root / f"JPEGImages/{name}.jpg")
-        save_mask(random.choice([0, 8, 255], (60, 80)), root / f"SegmentationClassAug/{name}.png")
-    (root / "ImageSets/Segmentation/train.txt").write_text("a\nb\n")
-    (root / "labels.csv").write_text("id,labels\na,cat\nb,cat dog\n")
-    return root
 
 
 def test_eval_cam(model, voc, tmp_path):

@@ -21,7 +21,7 @@ ALLOWED = {
     "cam.tiling": {"torch", "einops"},
     "cam.attention": {"torch", "einops"},
     "cam": {"_files", "_messages", "viz", "torch", "einops", "PIL"},
-    "metrics": {"data", "torch", "PIL"},
+    "metrics": {"data", "numpy", "PIL", "safetensors", "torch", "torchmetrics"},
     "models": {
         "_files",
         "_messages",
@@ -58,10 +58,12 @@ ALLOWED = {
         "pseudo",
         "refine",
         "train",
+        "viz",
         "torch",
         "typer",
         "rich",
         "PIL",
+        "matplotlib",
     },
     "": {"cam", "models", "refine"},
 }

@@ -1,15 +1,31 @@
-"""Metrics against slow and obvious versions."""
+"""Metrics of masks and of image-level scores, against slow and obvious versions."""
 
+import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchmetrics.functional.classification import multilabel_average_precision
 
 from crt.cam import mask_from_cam
-from crt.metrics import SeedCurve, iou_per_class, make_record, mean_iou
+from crt.metrics import (
+    BoundaryIoU,
+    MaskIoU,
+    MultilabelAP,
+    SeedCurve,
+    average_precision,
+    boundary_pixels,
+    confusion_matrix,
+    error_rates,
+    iou_per_class,
+    make_record,
+    mean_iou,
+)
 
 
 def slow_miou(predictions, truths, classes):
@@ -85,6 +101,285 @@ def test_classes_that_do_not_occur_do_not_count():
 def test_wrong_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_one_threshold_is_enough():
+    curve = SeedCurve(1, [0.5])
+    curve.update(torch.tensor([[[0.9, 0.1]]]), [0], torch.tensor([[1, 1]]))
+    assert curve.best() == (0.5, 0.25)
+    assert curve.confusion().tolist() == [[[0, 0], [1, 1]]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(photos(), st.permutations(range(4)))
+def test_the_curve_does_not_depend_on_the_order_of_classes(cases, order):
+    curve, permuted = SeedCurve(4, [0.2, 0.6]), SeedCurve(4, [0.2, 0.6])
+    for maps, labels, truth in cases:
+        # Where two maps are equal the first of them wins: make them differ.
+        maps = maps + torch.tensor([i / 1000 for i in labels]).view(-1, 1, 1)
+        curve.update(maps, labels, truth)
+        values = torch.tensor([0, *(i + 1 for i in order), *range(5, 256)])
+        permuted.update(maps, [order[i] for i in labels], values[truth])
+    assert torch.allclose(curve.compute(), permuted.compute(), atol=1e-12)
+    ious = iou_per_class(curve.confusion())[:, 1:]
+    assert torch.equal(ious.nan_to_num(-1), iou_per_class(permuted.confusion())[:, 1:][:, order].nan_to_num(-1))
+
+
+# Masks
+
+
+def slow_confusion(prediction, truth, classes):
+    counts = np.zeros((classes, classes), int)
+    for p, t in zip(prediction.ravel(), truth.ravel(), strict=True):
+        if t != 255:
+            counts[t, p] += 1
+    return counts
+
+
+@st.composite
+def masks(draw, classes=4):
+    """Predictions and truths (n, H, W) with ignored pixels, and at least one that counts."""
+    random = np.random.default_rng(draw(st.integers(0, 2**31)))
+    size = random.integers(1, 4), *random.integers(1, 12, size=2)
+    truth = random.choice([*range(classes), 255], size=size)
+    truth.flat[0] = 0
+    return random.integers(0, classes, size), truth
+
+
+@settings(max_examples=60, deadline=None)
+@given(masks())
+def test_masks_equal_the_definition(pair):
+    prediction, truth = pair
+    metric = MaskIoU(3)
+    metric.update(torch.from_numpy(prediction), torch.from_numpy(truth))
+    scores = metric.compute()
+    counts = slow_confusion(prediction, truth, 4)
+    assert metric.confusion.tolist() == counts.tolist()
+    assert scores["miou"].item() == pytest.approx(slow_miou([prediction], [truth], 4), abs=1e-12)
+    for c in range(4):
+        wrong, missed, hit = counts[:, c].sum() - counts[c, c], counts[c].sum() - counts[c, c], counts[c, c]
+        if wrong + missed + hit:
+            shares = [scores[name][c].item() for name in ("iou", "fp", "fn")]
+            assert shares == pytest.approx(np.array([hit, wrong, missed]) / (wrong + missed + hit))
+        else:
+            assert all(math.isnan(scores[name][c]) for name in ("iou", "fp", "fn"))
+
+
+@pytest.mark.parametrize("kind", [MaskIoU, BoundaryIoU])
+@settings(max_examples=30, deadline=None)
+@given(pair=masks(), order=st.permutations(range(4)))
+def test_order_of_classes_and_splitting_change_nothing(kind, pair, order):
+    prediction, truth = (torch.from_numpy(values) for values in pair)
+    whole, parts, permuted = kind(3), kind(3), kind(3)
+    values = torch.tensor([*order, *range(4, 256)])
+    for p, t in zip(prediction, truth, strict=True):
+        parts.update(p, t)
+        permuted.update(values[p], values[t])
+    if kind is MaskIoU:
+        whole.update(prediction, truth)
+        assert torch.equal(whole.confusion, parts.confusion)
+    assert parts.compute()["miou"] == pytest.approx(permuted.compute()["miou"].item(), abs=1e-12)
+    mine, theirs = (metric.compute()["iou"].nan_to_num(-1) for metric in (parts, permuted))
+    assert torch.equal(mine, theirs[list(order)])
+
+
+@pytest.mark.parametrize("kind", [MaskIoU, BoundaryIoU])
+@settings(max_examples=20, deadline=None)
+@given(pair=masks())
+def test_a_perfect_mask_scores_one(kind, pair):
+    _, truth = pair
+    metric = kind(3)
+    for mask in torch.from_numpy(truth):
+        metric.update(torch.where(mask == 255, 2, mask), mask)
+    assert metric.compute()["miou"] == 1
+
+
+def test_an_empty_mask_scores_only_background():
+    truth = torch.tensor([[0, 0, 1], [0, 255, 1]])
+    metric = MaskIoU(2)
+    metric.update(torch.zeros(2, 3, dtype=torch.uint8), truth)
+    scores = metric.compute()
+    assert scores["iou"][:2].tolist() == [3 / 5, 0]
+    assert scores["iou"][2].isnan()
+    assert (scores["fp"][0], scores["fn"][1]) == (2 / 5, 1)
+
+
+def test_the_shares_of_errors_and_hits_are_one():
+    confusion = torch.randint(0, 50, (3, 5, 5))
+    fp, fn = error_rates(confusion)
+    assert torch.allclose(iou_per_class(confusion) + fp + fn, torch.ones(3, 5).double())
+
+
+def slow_boundary(mask, reach):
+    """Oracle: a pixel whose square window leaves the picture or holds another class."""
+    height, width = mask.shape
+    found = np.zeros(mask.shape, bool)
+    for y in range(height):
+        for x in range(width):
+            inside = y >= reach and x >= reach and y + reach < height and x + reach < width
+            window = mask[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+            found[y, x] = not inside or (window != mask[y, x]).any()
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(masks(3), st.sampled_from([0.02, 0.1, 0.3]))
+def test_boundaries_equal_the_definition(pair, ratio):
+    metric, both, either = BoundaryIoU(2, ratio=ratio), np.zeros(3), np.zeros(3)
+    for prediction, truth in zip(*pair, strict=True):
+        reach = max(1, round(ratio * math.hypot(*truth.shape)))
+        assert np.array_equal(boundary_pixels(torch.from_numpy(truth), ratio=ratio), slow_boundary(truth, reach))
+        prediction = np.where(truth == 255, 255, prediction)
+        edges = [np.where(slow_boundary(mask, reach), mask, -1) for mask in (prediction, truth)]
+        for c in range(3):
+            both[c] += ((edges[0] == c) & (edges[1] == c)).sum()
+            either[c] += ((edges[0] == c) | (edges[1] == c)).sum()
+        metric.update(torch.from_numpy(prediction), torch.from_numpy(truth))
+    expected = np.divide(both, either, out=np.full(3, np.nan), where=either > 0)
+    assert metric.compute()["iou"].tolist() == pytest.approx(expected.tolist(), nan_ok=True)
+
+
+def test_boundaries_judge_outlines():
+    truth, prediction = torch.zeros(2, 200, 200, dtype=torch.uint8)
+    truth[20:180, 20:180] = 1
+    prediction[24:176, 24:176] = 1
+    masks, outlines = MaskIoU(1), BoundaryIoU(1)
+    masks.update(prediction, truth)
+    outlines.update(prediction, truth)
+    assert masks.compute()["iou"][1] > 0.9
+    assert outlines.compute()["iou"][1] < 0.3
+
+
+# Image-level scores
+
+
+def slow_ap(scores, targets):
+    """Oracle: the precision at each step of the recall, from the highest score down."""
+    total, before, found = targets.sum(), 0, 0.0
+    for score in sorted(set(scores.tolist()), reverse=True):
+        taken = scores >= score
+        hits = targets[taken].sum()
+        found += (hits - before) / total * hits / taken.sum()
+        before = hits
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.booleans())
+def test_average_precision_equals_the_definition(seed, ties):
+    random = np.random.default_rng(seed)
+    size = int(random.integers(1, 20)), int(random.integers(1, 5))
+    scores = (random.integers(0, 4, size) if ties else random.permutation(math.prod(size)).reshape(size)) / 10
+    targets, counted = random.integers(0, 2, size), random.random(size) < 0.8
+    tensors = [torch.from_numpy(values) for values in (scores, targets, counted)]
+    expected = [
+        slow_ap(s[c], t[c]) if t[c].any() else math.nan for s, t, c in zip(scores.T, targets.T, counted.T, strict=True)
+    ]
+    assert average_precision(*tensors).tolist() == pytest.approx(expected, nan_ok=True)
+    metric = MultilabelAP()
+    for rows in zip(*(tensor.split(7) for tensor in tensors), strict=True):
+        metric.update(*rows)
+    assert metric.compute()["ap"].view(-1).tolist() == pytest.approx(expected, nan_ok=True)
+    order = torch.randperm(size[1])
+    permuted = average_precision(*(tensor[:, order] for tensor in tensors))
+    assert permuted.tolist() == pytest.approx([expected[i] for i in order], nan_ok=True)
+
+
+def test_average_precision_equals_torchmetrics():
+    scores, targets = torch.rand(50, 6), torch.rand(50, 6) < 0.3
+    theirs = multilabel_average_precision(scores, targets.long(), 6, average=None, thresholds=None)
+    assert torch.allclose(average_precision(scores, targets), theirs.double(), atol=1e-6)
+
+
+def test_perfect_and_constant_scores():
+    targets = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 1, 0]])
+    assert average_precision(targets.float(), targets)[:2].tolist() == [1, 1]
+    assert average_precision(torch.zeros(3, 3), targets)[:2].tolist() == pytest.approx([1 / 3, 2 / 3])
+    metric = MultilabelAP()
+    metric.update(targets.float(), targets)
+    assert metric.compute()["map"] == 1
+    assert metric.compute()["ap"][2].isnan()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: confusion_matrix(torch.zeros(2, 2), torch.zeros(2, 3), 2), "does not fit"),
+        (lambda: confusion_matrix(torch.tensor([3]), torch.tensor([0]), 2), "prediction has classes \\[3\\]"),
+        (lambda: confusion_matrix(torch.tensor([0]), torch.tensor([-1]), 2), "mask has classes \\[-1\\]"),
+        (lambda: BoundaryIoU(2, ratio=0), "ratio"),
+        (lambda: average_precision(torch.zeros(2, 2), torch.zeros(2, 3)), "alike"),
+        (lambda: average_precision(torch.full((1, 1), math.nan), torch.zeros(1, 1)), "NaN"),
+        (lambda: MultilabelAP().compute(), "no photos"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_wrong_masks_and_scores_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# Several processes, other devices
+
+SCRIPT = """
+import json, sys
+import torch
+import torch.distributed as dist
+from crt.metrics import BoundaryIoU, BoxCurve, Localisation, MaskIoU, MultilabelAP, SeedCurve
+
+rank, world, file = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if world > 1:
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
+device = sys.argv[4]
+metrics = [MaskIoU(3), BoundaryIoU(3), SeedCurve(3, [0.2, 0.5]), MultilabelAP(), Localisation(0.3), BoxCurve()]
+masks, boundaries, seeds, ap, fixed, boxes = metrics = [metric.to(device) for metric in metrics]
+torch.manual_seed(0)
+for i in range(7):
+    truth, prediction, maps = torch.randint(0, 4, (9, 9)), torch.randint(0, 4, (9, 9)), torch.rand(2, 9, 9)
+    scores, targets, box = torch.rand(2, 4), torch.rand(2, 4) < 0.5, torch.tensor([[1.0, 2.0, 7.0, 8.0]])
+    if i % world == rank:
+        masks.update(prediction, truth)
+        boundaries.update(prediction, truth)
+        seeds.update(maps, [0, 2], truth)
+        ap.update(scores, targets)
+        fixed.update(maps[0], box, scores[0], 1)
+        boxes.update(maps[0], box)
+
+def plain(value):
+    return {k: v.cpu().tolist() for k, v in value.items()} if isinstance(value, dict) else value.cpu().tolist()
+
+found = [plain(metric.compute()) for metric in metrics] + [seeds.confusion().cpu().tolist(), seeds.best()]
+print(json.dumps(found))
+"""
+
+
+def measured(tmp_path, world, device="cpu"):
+    """What each of ``world`` processes finds."""
+    command = [sys.executable, "-c", SCRIPT]
+    group = [
+        subprocess.Popen([*command, str(rank), str(world), str(tmp_path / "group"), device], stdout=subprocess.PIPE)
+        for rank in range(world)
+    ]
+    return [json.loads(process.communicate(timeout=120)[0]) for process in group]
+
+
+def test_two_processes_find_what_one_finds(tmp_path):
+    (alone,) = measured(tmp_path, 1)
+    for found in measured(tmp_path, 2):
+        for mine, theirs in zip(found, alone, strict=True):
+            assert flat(mine) == pytest.approx(flat(theirs), nan_ok=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_finds_what_the_cpu_finds(tmp_path):
+    (alone,), (found,) = measured(tmp_path, 1), measured(tmp_path, 1, "cuda")
+    assert flat(found) == pytest.approx(flat(alone), nan_ok=True)
+
+
+def flat(value):
+    if isinstance(value, dict):
+        return [number for key in sorted(value) for number in flat(value[key])]
+    return [number for part in value for number in flat(part)] if isinstance(value, list) else [value]
 
 
 def test_record_names_commit_and_machine():

@@ -1,6 +1,7 @@
 """The CAM stage: it learns, it goes on exactly where it was killed, two processes train, mistakes are named."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -234,13 +235,27 @@ def test_a_broken_photo_is_named(folder, workers):
     assert "Traceback" not in str(caught.value)
 
 
+def test_single_labels(folder):
+    """Cross entropy on photos of one class; photos of two are refused."""
+    recipe = dataclasses.replace(QUICK, single_label=True)
+    with pytest.raises(ValueError, match="one class each"):
+        train_cam(tiny_model(["a", "b", "c"]), photos_of(folder), folder / "run", recipe)
+    photos = photos_of(folder)
+    photos = LabelledPhotos([p for p in photos.photos if len(p.labels) == 1], photos.class_names)
+    recipe = dataclasses.replace(recipe, epochs=25, lr=2e-3)
+    model = train_cam(tiny_model(photos.class_names), photos, folder / "run", recipe, workers=0)
+    logits = [model(model.normalised(model.photos(Image.open(p.image))[0])[None])[0] for p in photos.photos]
+    right = [int(scores.argmax()) == p.labels[0] for scores, p in zip(logits, photos.photos, strict=True)]
+    assert sum(right) >= 0.8 * len(right)
+
+
 def test_recipes():
     paper = PRESETS["paper"]
     assert (paper.model, paper.num_passes, paper.crop, paper.epochs, paper.lr) == ("crt_vit_s16", 3, 336, 10, 0.1)
     changed = make_recipe("paper", ["cnn=resnet50", "lr=1", "area=[0.2, 1.0]", "clip=null"])
     assert (changed.cnn, changed.lr, changed.area, changed.clip) == ("resnet50", 1.0, (0.2, 1.0), None)
     for preset, change, message in [
-        ("papers", "", "t16-voc9k, paper"),
+        ("papers", "", "t16-voc9k, t16-voc9k-masks, paper, paper-wsol"),
         ("paper", "epoch=3", "did you mean 'epochs'"),
         ("paper", "epochs=many", "a value like 10"),
         ("paper", "lr=null", "a value like"),
@@ -285,7 +300,7 @@ def test_command(folder):
     done = CliRunner().invoke(app, [str(part) for part in arguments + options])
     assert done.exit_code == 0, done.output
     assert CRT.from_pretrained(folder / "run/model").num_passes == 0
-    for wrong, message in [(["--set", "x=1"], "unknown setting"), (["--voc", "."], "either --voc")]:
+    for wrong, message in [(["--set", "x=1"], "unknown setting"), (["--voc", "."], "give one of --images")]:
         done = CliRunner().invoke(app, [str(part) for part in arguments + wrong])
         assert done.exit_code == 2
         assert message in " ".join(done.output.split())

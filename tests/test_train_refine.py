@@ -135,7 +135,7 @@ def test_command(masked, folder):  # noqa: F811
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert BoundaryNet.from_pretrained(folder / "run/model").mean_shift.any()
-    for wrong, message in [(["--set", "x=1"], "unknown setting"), (["--voc", "."], "either --voc")]:
+    for wrong, message in [(["--set", "x=1"], "unknown setting"), (["--voc", "."], "give one of --images")]:
         done = CliRunner().invoke(app, [*command, *wrong])
         assert done.exit_code == 2 and message in " ".join(done.output.split())
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,19 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 Model = Annotated[str, typer.Option(help="A name of `crt models`, hf-hub:ORG/NAME or local-dir:PATH.")]
 Flip = Annotated[bool, typer.Option(help="Add the map of the mirrored photo.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Tiles computed at once, over scales and photos.")]
+
+Images = Annotated[
+    Path | None, typer.Option(help="A folder of photos: with --labels, or with a subfolder for each class.")
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="Labels of --images: a CSV with the columns file,labels, or COCO's instances (.json)."),
+]
+VOC = Annotated[Path | None, typer.Option(help="Or a folder in the layout of VOC.")]
+CUB = Annotated[Path | None, typer.Option(help="Or a folder in the layout of CUB-200-2011.")]
+Split = Annotated[
+    str | None, typer.Option("--list", help="Photos of --voc (none: cls_train) or of --cub (none: train).")
+]
 
 
 @contextmanager
@@ -45,6 +59,34 @@ def load_model(model: str, device: str) -> Any:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
     return crt.create_model(model, pretrained=True).to(target)
+
+
+def labelled_photos(
+    images: Path | None,
+    labels: Path | None,
+    voc: Path | None,
+    cub: Path | None,
+    split: str | None,
+    *,
+    class_names: Any = None,
+    unusable: list[str] | None = None,
+) -> Any:
+    """The ``LabelledPhotos`` that the options name; ``class_names`` and ``unusable`` are for tables and folders."""
+    from crt.data import LabelledPhotos
+
+    if sum(place is not None for place in (images, voc, cub)) != 1 or (labels is not None and images is None):
+        raise ValueError("give one of --images (with --labels, or with a subfolder for each class), --voc and --cub.")
+    if voc is not None:
+        return LabelledPhotos.from_voc(voc, split or "cls_train")
+    if cub is not None:
+        return LabelledPhotos.from_cub(cub, split or "train")
+    if split is not None:
+        raise ValueError("--list is for --voc and --cub.")
+    if labels is None:
+        return LabelledPhotos.from_folder(images, class_names=class_names)  # type: ignore[arg-type]
+    if labels.suffix == ".json":
+        return LabelledPhotos.from_coco(images, labels)  # type: ignore[arg-type]
+    return LabelledPhotos.from_csv(images, labels, class_names=class_names, unusable=unusable)  # type: ignore[arg-type]
 
 
 def factors(text: str, option: str = "--scales") -> tuple[float, ...]:

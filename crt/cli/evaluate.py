@@ -1,27 +1,23 @@
 """``crt eval``: measuring."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from crt.cli.common import (
-    BatchSize,
-    Device,
-    Flip,
-    Model,
-    Scales,
-    factors,
-    load_model,
-    one_line_errors,
-    out,
-    progress_bar,
-)
+from crt.cli import report, sheets
+from crt.cli.common import BatchSize, Device, Flip, Model, Scales, factors, load_model, one_line_errors, progress_bar
 
 app = typer.Typer(help="Measure.", no_args_is_help=True)
+
+Root = Annotated[Path, typer.Option(help="Folder in the VOC layout.")]
+List = Annotated[str, typer.Option("--list", help="Name of a list in ImageSets/Segmentation.")]
+Record = Annotated[Path | None, typer.Option("--json", help="Write the record here.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw the curve here, as a PNG (extra `eval`).")]
+Worst = Annotated[Path | None, typer.Option(help="Write the twenty worst photos here, as a contact sheet (PNG).")]
+BFloat16 = Annotated[bool, typer.Option(help="Compute in bfloat16 (autocast).")]
 
 
 @app.callback()
@@ -31,85 +27,241 @@ def _group() -> None:
 
 @app.command("cam")
 def eval_cam(
-    root: Annotated[Path, typer.Option(help="Folder in the VOC layout.")],
-    split: Annotated[str, typer.Option("--list", help="Name of a list in ImageSets/Segmentation.")],
-    model: Model = "crt_vit_t16",
+    root: Root,
+    split: List,
+    model: Annotated[
+        str | None, typer.Option(help="A name of `crt models`, hf-hub:ORG/NAME or local-dir:PATH; none: crt_vit_t16.")
+    ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(help="Measure saved maps instead: a folder of NAME.cam.safetensors, as `crt cam` writes them."),
+    ] = None,
     scales: Scales = "0.5,1,1.5",
     flip: Flip = True,
     thresholds: Annotated[
         str, typer.Option(help="Background scores: FIRST:LAST:STEP, or one number to measure at that alone.")
     ] = "0.02:0.60:0.02",
-    bf16: Annotated[bool, typer.Option(help="Compute in bfloat16 (autocast).")] = False,
+    bf16: BFloat16 = False,
     device: Device = "cpu",
     batch_size: BatchSize = 16,
-    record: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
+    record: Record = None,
+    plot: Plot = None,
+    worst: Worst = None,
 ) -> None:
     """Seed mIoU on a list, with the photos' own labels, at the best background threshold."""
     with one_line_errors():
-        import torch
-
-        from crt._files import whole_file
         from crt.cam import CAMExtractor
         from crt.data import VOC_CLASSES, VOCSegmentation
-        from crt.metrics import make_record, seed_curve
+        from crt.metrics import error_rates, iou_per_class, measure_seeds
+        from crt.metrics.seeds import seeds_of_folder, seeds_of_model
 
-        if record is not None and not record.parent.is_dir():
-            raise FileNotFoundError(f"--json {record}: there is no folder {record.parent}.")
-        data = VOCSegmentation(root, split)
-        extractor = CAMExtractor(load_model(model, device), scales=factors(scales), flip=flip, batch_size=batch_size)
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16):
-            curve = seed_curve(extractor, data, _thresholds(thresholds), progress=progress_bar)
-        threshold, best = curve.best()
-        rule = " (best on this list)" if len(curve.thresholds) > 1 else ""
-        out.print(_class_table(curve, VOC_CLASSES))
-        out.print(
-            f"seed mIoU {100 * best:.2f} on {split} ({len(data)} photos, their own labels, masks' resolution), "
-            f"background threshold {threshold:.3f}{rule}",
-            highlight=False,
-            soft_wrap=True,
+        report.check_outputs(plot, json=record, worst=worst)
+        if maps is not None and model is not None:
+            raise ValueError("give either --model or --maps.")
+        levels = report.numbers(thresholds, "--thresholds", "0.02:0.6:0.02")
+        data, name = VOCSegmentation(root, split), model or "crt_vit_t16"
+        device = device if maps is None else "cpu"
+        extractor: Any = None
+        if maps is None:
+            extractor = CAMExtractor(load_model(name, device), scales=factors(scales), flip=flip, batch_size=batch_size)
+
+        def seeds(photos: Any) -> Any:
+            return seeds_of_model(extractor, photos) if maps is None else seeds_of_folder(maps, photos)
+
+        with _autocast(device, bf16):
+            found = measure_seeds(seeds(data), data, levels, progress=progress_bar)
+        threshold, best = found.curve.best()
+        curve = found.curve.compute().view(-1)
+        place = int(curve.argmax())
+        confusion = found.curve.confusion()[place]
+        iou, (fp, fn) = iou_per_class(confusion), error_rates(confusion)
+        rule = "best on this list" if len(levels) > 1 else "given"
+        labels = "their own labels" if maps is None else "the labels saved with the maps"
+        title = (
+            f"seed mIoU {100 * best:.2f} of {name if maps is None else maps} on {split} ({len(data)} photos, {labels}, "
+            f"masks' resolution), background threshold {threshold:.3f} ({rule}); "
+            f"over the classes FP {report.percent(float(fp[1:].nanmean()))}, "
+            f"FN {report.percent(float(fn[1:].nanmean()))}"
         )
-        if record is not None:
-            report = make_record(
-                measure="seed mIoU",
-                model=model,
-                root=root.name,
-                list=split,
-                photos=len(data),
-                scales=extractor.scales,
-                flip=flip,
-                bf16=bf16,
-                threshold_rule="best on this list" if len(curve.thresholds) > 1 else "given",
-                threshold=round(threshold, 6),
-                miou=best,
-                curve={
-                    f"{t:.3f}": miou
-                    for t, miou in zip(curve.thresholds.tolist(), curve.compute().tolist(), strict=True)
-                },
-            )
-            with whole_file(record) as temporary:
-                temporary.write_text(json.dumps(report, indent=2) + "\n")
+        names = ["background", *VOC_CLASSES]
+        report.show(title, {"IoU": iou.tolist(), "FP": fp.tolist(), "FN": fn.tolist()}, names)
+        low = report.worst(data.names, found.photos[:, place])
+        report.write_plot(plot, title, "background threshold", levels, {"seed mIoU": curve.tolist()})
+        rows = sheets.seed_rows(data, low, seeds, threshold)
+        with _autocast(device, bf16):
+            report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
+        report.write_record(
+            record,
+            measure="seed mIoU",
+            **({"model": name} if maps is None else {"maps": maps.name}),
+            root=root.name,
+            list=split,
+            photos=len(data),
+            labels=labels,
+            resolution="masks'",
+            **({"scales": extractor.scales, "flip": flip, "bf16": bf16} if maps is None else {}),
+            threshold_rule=rule,
+            threshold=round(threshold, 6),
+            miou=best,
+            curve={f"{t:.3f}": miou for t, miou in zip(levels, curve.tolist(), strict=True)},
+            **_class_fields(names, iou=iou, fp=fp, fn=fn),
+            worst=[{"name": photo, "miou": report.share(score)} for _, photo, score in low],
+        )
 
 
-def _thresholds(text: str) -> list[float]:
-    """ "0.1:0.4:0.1" or "0.15" -> the numbers."""
-    try:
-        numbers = [float(part) for part in text.split(":")]
-        if len(numbers) == 1:
-            return numbers
-        first, last, step = numbers
-        count = int((last - first) / step + 1.5)
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise ValueError(
-            f"--thresholds {text!r}: expected one number or FIRST:LAST:STEP, for example 0.02:0.6:0.02."
-        ) from None
-    return [round(first + step * i, 6) for i in range(count)]
+@app.command("masks")
+def eval_masks(
+    root: Root,
+    split: List,
+    masks: Annotated[Path, typer.Option(help="Folder of the masks to measure: NAME.png, or NAME.mask.png.")],
+    record: Record = None,
+    worst: Worst = None,
+) -> None:
+    """mIoU and boundary IoU of a folder of masks on a list."""
+    with one_line_errors():
+        from crt.data import VOC_CLASSES, VOCSegmentation
+        from crt.metrics import measure_masks
+
+        report.check_outputs(json=record, worst=worst)
+        data = VOCSegmentation(root, split)
+        found = measure_masks(masks, data, progress=progress_bar)
+        scores, edges = found.masks.compute(), found.boundaries.compute()
+        fp, fn = (report.percent(float(scores[name][1:].nanmean())) for name in ("fp", "fn"))
+        title = (
+            f"mIoU {100 * scores['miou']:.2f}, boundary IoU {100 * edges['miou']:.2f} of {masks} on {split} "
+            f"({len(data)} photos, masks' resolution), no threshold; over the classes FP {fp}, FN {fn}"
+        )
+        names = ["background", *VOC_CLASSES]
+        columns = {"IoU": scores["iou"], "FP": scores["fp"], "FN": scores["fn"], "boundary IoU": edges["iou"]}
+        report.show(title, {column: values.tolist() for column, values in columns.items()}, names)
+        low = report.worst(data.names, found.photos)
+        rows = sheets.mask_rows(data, low, masks)
+        report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
+        report.write_record(
+            record,
+            measure="mask mIoU",
+            masks=masks.name,
+            root=root.name,
+            list=split,
+            photos=len(data),
+            resolution="masks'",
+            threshold_rule="none",
+            miou=float(scores["miou"]),
+            boundary_miou=float(edges["miou"]),
+            boundary_ratio=found.boundaries.ratio,
+            **_class_fields(names, iou=scores["iou"], fp=scores["fp"], fn=scores["fn"], boundary_iou=edges["iou"]),
+            worst=[{"name": photo, "miou": report.share(score)} for _, photo, score in low],
+        )
 
 
-def _class_table(curve: Any, names: Sequence[str]) -> Table:
-    from crt.metrics import iou_per_class
+@app.command("boxes")
+def eval_boxes(
+    root: Annotated[Path, typer.Option(help="Folder in the layout of CUB-200-2011.")],
+    model: Model,
+    split: Annotated[str, typer.Option("--list", help="train or test.")] = "test",
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of a map's range, for Top-1, Top-5 and GT-known; none: the model's."),
+    ] = None,
+    thresholds: Annotated[
+        str, typer.Option(help="The same for MaxBoxAcc, which takes the best: FIRST:LAST:STEP.")
+    ] = "0:0.99:0.01",
+    square: Annotated[
+        int | None, typer.Option(min=16, help="See photos resized to this many pixels a side (usual: 224).")
+    ] = None,
+    scales: Scales = "1",
+    flip: Flip = True,
+    bf16: BFloat16 = False,
+    device: Device = "cpu",
+    batch_size: BatchSize = 16,
+    record: Record = None,
+    plot: Plot = None,
+    worst: Worst = None,
+) -> None:
+    """Localisation on a list: boxes of the maps of the photos' own classes, Top-k by the model's own classification."""
+    with one_line_errors():
+        from crt.cam import CAMExtractor
+        from crt.data import CUBLocalisation
+        from crt.metrics import measure_boxes
 
-    place = int(curve.compute().argmax())
-    table = Table("class", "IoU")
-    for name, iou in zip(["background", *names], iou_per_class(curve.confusion()[place]).tolist(), strict=True):
-        table.add_row(name, "-" if iou != iou else f"{100 * iou:.1f}")
-    return table
+        report.check_outputs(plot, json=record, worst=worst)
+        levels, data = report.numbers(thresholds, "--thresholds", "0:0.99:0.01"), CUBLocalisation(root, split)
+        network = load_model(model, device)
+        extractor = CAMExtractor(network, scales=factors(scales), flip=flip, batch_size=batch_size)
+        share, rule = (network.seed_threshold, "the model's") if threshold is None else (threshold, "given")
+        with _autocast(device, bf16):
+            found = measure_boxes(extractor, data, share, thresholds=levels, square=square, progress=progress_bar)
+        fixed, curve = found.localisation.compute(), found.curve.compute()
+        resolution = f"photos seen at {square} x {square}" if square else "photos' own resolution"
+        percent = {name: report.percent(float(value), 2) for name, value in fixed.items()}
+        best = float(curve["max_box_acc"][1])
+        title = (
+            f"{model} on {split} of {root.name} ({len(data)} photos, {resolution}), threshold {share:.3f} ({rule}), "
+            f"IoU 0.5: GT-known {percent['gt_known']}, localisation Top-1 {percent['top1_loc']}, "
+            f"Top-5 {percent['top5_loc']}; classification Top-1 {percent['top1_cls']}, Top-5 {percent['top5_cls']}; "
+            f"MaxBoxAcc {100 * best:.2f} at {float(curve['threshold'][1]):.3f} (best on this list), "
+            f"MaxBoxAccV2 {100 * float(curve['max_box_acc_v2']):.2f} (each IoU's best on this list)"
+        )
+        per_class = _per_class(data, found)
+        report.show(title, per_class, data.class_names)
+        low = report.worst([photo.name for photo in data.photos], found.overlaps)
+        curves = {
+            f"BoxAcc, IoU {x:g}": curve["box_acc"][:, i].tolist() for i, x in enumerate(found.curve.ious.tolist())
+        }
+        report.write_plot(plot, title, "threshold (share of the map's range)", levels, curves)
+        rows = sheets.box_rows(data, low, found.boxes)
+        report.write_sheet(worst, _worst_title(low, title), rows, columns=5, width=230)
+        ious = [f"{x:g}" for x in found.curve.ious.tolist()]
+        report.write_record(
+            record,
+            measure="localisation",
+            model=model,
+            root=root.name,
+            list=split,
+            photos=len(data),
+            resolution=resolution,
+            scales=extractor.scales,
+            flip=flip,
+            bf16=bf16,
+            threshold_rule=rule,
+            threshold=share,
+            iou=found.localisation.iou,
+            **{name: float(value) for name, value in fixed.items()},
+            max_box_acc=dict(zip(ious, curve["max_box_acc"].tolist(), strict=True)),
+            max_box_acc_threshold=dict(zip(ious, [round(t, 6) for t in curve["threshold"].tolist()], strict=True)),
+            max_box_acc_rule="best on this list",
+            max_box_acc_v2=float(curve["max_box_acc_v2"]),
+            curve={f"{t:.3f}": row for t, row in zip(levels, curve["box_acc"].tolist(), strict=True)},
+            classes={
+                name: {key: report.share(values[i]) for key, values in per_class.items()}
+                for i, name in enumerate(data.class_names)
+            },
+            worst=[{"name": photo, "iou": report.share(score)} for _, photo, score in low],
+        )
+
+
+@contextmanager
+def _autocast(device: str, bf16: bool) -> Iterator[None]:
+    import torch
+
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16):
+        yield
+
+
+def _worst_title(low: Sequence[Any], title: str) -> str:
+    return f"The worst {len(low)} photos. {title}"
+
+
+def _class_fields(names: list[str], **values: Any) -> dict[str, Any]:
+    """``classes``: {name: {measure: share or None}}."""
+    listed = {key: value.tolist() for key, value in values.items()}
+    return {"classes": {n: {key: report.share(row[i]) for key, row in listed.items()} for i, n in enumerate(names)}}
+
+
+def _per_class(data: Any, found: Any) -> dict[str, list[float]]:
+    """Each of ``Localisation.names``, class by class; NaN for a class without photos."""
+    import torch
+
+    labels = torch.tensor([photo.label for photo in data.photos])
+    rows = [found.outcomes[labels == label].double().mean(dim=0) for label in range(len(data.class_names))]
+    return {name: [float(row[i]) for row in rows] for i, name in enumerate(found.localisation.names)}

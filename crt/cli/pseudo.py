@@ -7,13 +7,19 @@ from typing import Annotated, Any
 import typer
 
 from crt.cli.common import (
+    CUB,
+    VOC,
     BatchSize,
     Device,
     Flip,
+    Images,
+    Labels,
     Model,
     Scales,
+    Split,
     complain,
     factors,
+    labelled_photos,
     load_model,
     one_line_errors,
     out,
@@ -23,10 +29,11 @@ from crt.cli.common import (
 
 def pseudo(
     output: Annotated[Path, typer.Option("--out", help="Folder for the masks; a stopped job goes on from there.")],
-    images: Annotated[Path | None, typer.Option(help="A folder of photos ...")] = None,
-    labels: Annotated[Path | None, typer.Option(help="... and a CSV with the columns file,labels.")] = None,
-    voc: Annotated[Path | None, typer.Option(help="Or a folder in the VOC layout ...")] = None,
-    split: Annotated[str, typer.Option("--list", help="... and this list in ImageSets/Segmentation.")] = "cls_train",
+    images: Images = None,
+    labels: Labels = None,
+    voc: VOC = None,
+    cub: CUB = None,
+    split: Split = None,
     model: Model = "crt_vit_t16",
     refine: Annotated[str, typer.Option(help="Refiners joined by +, local-dir:RUN/model, or none.")] = "pamr",
     threshold: Annotated[
@@ -50,12 +57,9 @@ def pseudo(
         import torch
 
         from crt.cam import CAMExtractor
-        from crt.data import LabelledPhotos
         from crt.pseudo import make_pseudo_masks
         from crt.refine import create_refiner, crf_labels
 
-        if (voc is None) == (images is None) or (images is None) != (labels is None):
-            raise ValueError("give either --images and --labels, or --voc (and --list).")
         levels: Any = factors(threshold, "--threshold")
         if len(levels) > 2:
             raise ValueError(f"--threshold {threshold}: expected one background score or LOW,HIGH.")
@@ -63,10 +67,7 @@ def pseudo(
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
         network = load_model(model, device)
         unusable: list[str] = []
-        if voc is not None:
-            photos = LabelledPhotos.from_voc(voc, split)
-        else:
-            photos = LabelledPhotos.from_csv(images, labels, class_names=network.class_names, unusable=unusable)  # type: ignore[arg-type]
+        photos = labelled_photos(images, labels, voc, cub, split, class_names=network.class_names, unusable=unusable)
         if network.class_names is None or list(network.class_names) != photos.class_names:
             raise ValueError(f"{model} knows the classes {network.class_names}, the photos' are {photos.class_names}.")
         refiner = None if refine == "none" else create_refiner(refine, pretrained=True, model=network).to(device)

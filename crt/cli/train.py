@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import track
 
-from crt.cli.common import err, one_line_errors, out
+from crt.cli.common import CUB, VOC, Images, Labels, Split, err, labelled_photos, one_line_errors, out
 
 app = typer.Typer(help="Train (extra `train`).", no_args_is_help=True)
 
@@ -21,17 +21,20 @@ def _group() -> None:
 @app.command("cam")
 def train_cam(
     output: Annotated[Path, typer.Option("--out", help="Folder of the run; a stopped run goes on from there.")],
-    voc: Annotated[Path | None, typer.Option(help="Train on a folder in the VOC layout ...")] = None,
-    split: Annotated[str, typer.Option("--list", help="... and this list in ImageSets/Segmentation.")] = "cls_train",
-    images: Annotated[Path | None, typer.Option(help="Or train on a folder of photos ...")] = None,
-    labels: Annotated[Path | None, typer.Option(help="... and a CSV with the columns file,labels.")] = None,
+    images: Images = None,
+    labels: Labels = None,
+    voc: VOC = None,
+    cub: CUB = None,
+    split: Split = None,
     masks: Annotated[
         Path | None, typer.Option(help="Pseudo masks of the photos (`crt pseudo`), for a recipe that trains on them.")
     ] = None,
     start: Annotated[
         Path | None, typer.Option(help="Go on from a trained model: a folder, for example RUN/model.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="A named recipe: t16-voc9k, t16-voc9k-masks, paper.")] = "t16-voc9k",
+    preset: Annotated[
+        str, typer.Option(help="A named recipe: t16-voc9k, t16-voc9k-masks, paper, paper-wsol.")
+    ] = "t16-voc9k",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting of the recipe, NAME=VALUE; may be repeated.")
     ] = None,
@@ -55,8 +58,9 @@ def train_cam(
             from crt.train import train_cam as train
         except ModuleNotFoundError as error:
             raise ValueError(f"training needs {error.name}: pip install 'crt-wsss[train]'.") from error
+
         recipe = make_recipe(preset, set_ or [])
-        photos = _photos(voc, split, images, labels)
+        photos = labelled_photos(images, labels, voc, cub, split)
         photos = photos.with_masks(masks) if masks else photos
         model = build_branches(
             recipe,
@@ -86,10 +90,11 @@ def train_cam(
 def train_refine(
     output: Annotated[Path, typer.Option("--out", help="Folder of the run; a stopped run goes on from there.")],
     masks: Annotated[Path, typer.Option(help="Confident masks of the photos: `crt pseudo --threshold LOW,HIGH`.")],
-    voc: Annotated[Path | None, typer.Option(help="Train on a folder in the VOC layout ...")] = None,
-    split: Annotated[str, typer.Option("--list", help="... and this list in ImageSets/Segmentation.")] = "cls_train",
-    images: Annotated[Path | None, typer.Option(help="Or train on a folder of photos ...")] = None,
-    labels: Annotated[Path | None, typer.Option(help="... and a CSV with the columns file,labels.")] = None,
+    images: Images = None,
+    labels: Labels = None,
+    voc: VOC = None,
+    cub: CUB = None,
+    split: Split = None,
     preset: Annotated[str, typer.Option(help="A named recipe: irn-lite0-voc9k, irn-paper.")] = "irn-lite0-voc9k",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting of the recipe, NAME=VALUE; may be repeated.")
@@ -116,7 +121,7 @@ def train_refine(
         except ModuleNotFoundError as error:
             raise ValueError(f"training needs {error.name}: pip install 'crt-wsss[train]'.") from error
         recipe = make_refine_recipe(preset, set_ or [])
-        photos = _photos(voc, split, images, labels).with_masks(masks)
+        photos = labelled_photos(images, labels, voc, cub, split).with_masks(masks)
         model = build_boundary_net(recipe, backbone_checkpoint=backbone_checkpoint, pretrained=pretrained, seed=seed)
         train(
             model,
@@ -130,17 +135,6 @@ def train_refine(
             progress=_bar,
         )
         _done(photos, output)
-
-
-def _photos(voc: Path | None, split: str, images: Path | None, labels: Path | None) -> Any:
-    """The photos that the options name."""
-    from crt.data import LabelledPhotos
-
-    if voc is not None and images is None and labels is None:
-        return LabelledPhotos.from_voc(voc, split)
-    if voc is None and images is not None and labels is not None:
-        return LabelledPhotos.from_csv(images, labels)
-    raise ValueError("give either --voc (and --list), or --images and --labels.")
 
 
 def _bar(steps: Iterable[Any], first: int, total: int) -> Iterable[Any]:

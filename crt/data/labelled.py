@@ -1,4 +1,4 @@
-"""Photos with image-level labels: what training needs, from a VOC-style root or from a folder and a CSV."""
+"""Photos with image-level labels: what training needs, from the layouts that data sets come in."""
 
 import csv
 import hashlib
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crt._messages import did_you_mean, placed
+from crt.data.cub import CUBLocalisation
+from crt.data.listings import read_coco, read_folders
 from crt.data.voc import VOC_CLASSES, VOCSegmentation
 
 __all__ = ["LabelledPhoto", "LabelledPhotos"]
@@ -115,6 +117,40 @@ class LabelledPhotos:
                     raise placed(error, f"{table}, line {row.line}") from error
                 unusable.append(f"{table}, line {row.line}: {error}")
         return cls(list(photos.values()), names)
+
+    @classmethod
+    def from_folder(
+        cls, folder: str | os.PathLike[str], *, class_names: Sequence[str] | None = None
+    ) -> "LabelledPhotos":
+        """A folder with a subfolder of photos for each class; see ``crt.data.listings.read_folders``."""
+        found, names = read_folders(folder, class_names)
+        return cls._listed(Path(folder), found, names)
+
+    @classmethod
+    def from_coco(cls, folder: str | os.PathLike[str], table: str | os.PathLike[str]) -> "LabelledPhotos":
+        """A folder of photos and COCO's instance annotations of them; see ``crt.data.listings.read_coco``.
+
+        Raises:
+            FileNotFoundError: no such file, or it names a photo that is not there.
+            ValueError: an entry that cannot be understood, with its list and place.
+        """
+        found, names = read_coco(table)
+        for file, _ in found:
+            if not (Path(folder) / file).is_file():
+                raise FileNotFoundError(f"{table}: there is no photo at {Path(folder) / file}.")
+        return cls._listed(Path(folder), found, names)
+
+    @classmethod
+    def from_cub(cls, root: str | os.PathLike[str], split: str) -> "LabelledPhotos":
+        """The photos "train" or "test" of a folder in the layout of CUB-200-2011; see ``CUBLocalisation``."""
+        data = CUBLocalisation(root, split)
+        found = [(photo.image.relative_to(data.root / "images").as_posix(), [photo.label]) for photo in data.photos]
+        return cls._listed(data.root / "images", found, data.class_names)
+
+    @classmethod
+    def _listed(cls, folder: Path, found: list[tuple[str, list[int]]], names: list[str]) -> "LabelledPhotos":
+        photos = [LabelledPhoto(folder / file, labels, Path(file).with_suffix("").as_posix()) for file, labels in found]
+        return cls(photos, names)
 
 
 class _Row(NamedTuple):

@@ -1,23 +1,59 @@
-"""The seeds of a whole list against its masks."""
+"""The seeds and the masks of a whole VOC list against its masks."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
-from crt.metrics.segmentation import SeedCurve
+from crt.data.voc import VOCPhoto
+from crt.metrics.modules import BoundaryIoU, MaskIoU, SeedCurve
+from crt.metrics.segmentation import mean_iou, seed_confusion
 
-__all__ = ["seed_curve"]
+__all__ = [
+    "MaskReport",
+    "Progress",
+    "SeedReport",
+    "load_maps",
+    "measure_masks",
+    "measure_seeds",
+    "seed_curve",
+    "seeds_of_folder",
+    "seeds_of_model",
+    "silent",
+]
+
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]  # wraps items and their number, to show how far it is
+Seed = tuple[Tensor, Sequence[int]]  # maps (k, H, W) in [0, 1], and the indices of their classes
+
+
+def silent(items: Iterable[Any], total: int) -> Iterable[Any]:
+    return items
+
+
+class SeedReport(NamedTuple):
+    """The curve of a list, and each photo's own: (N, T) mean IoU over the classes that occur in it or its seed."""
+
+    curve: SeedCurve
+    photos: Tensor
+
+
+class MaskReport(NamedTuple):
+    """The scores of a list's masks, and each photo's own: (N,) mean IoU over the classes that occur in it."""
+
+    masks: MaskIoU
+    boundaries: BoundaryIoU
+    photos: Tensor
 
 
 def seed_curve(
-    extractor: Any,
-    data: VOCSegmentation,
-    thresholds: Sequence[float],
-    *,
-    progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, total: items,
+    extractor: Any, data: VOCSegmentation, thresholds: Sequence[float], *, progress: Progress = silent
 ) -> SeedCurve:
     """mIoU of the seeds over background thresholds, from the photos' own labels, at the masks' resolution.
 
@@ -31,15 +67,119 @@ def seed_curve(
         ValueError: a mask that is no mask, or whose size differs from its photo's.
         FileNotFoundError: a photo or a mask is not there.
     """
+    return measure_seeds(seeds_of_model(extractor, data), data, thresholds, progress=progress).curve
+
+
+def seeds_of_model(extractor: Any, photos: Iterable[VOCPhoto]) -> Iterator[Seed]:
+    """The maps of photos, for their own labels; the model's classes must be VOC's."""
     names = extractor.model.class_names
     if names is None or tuple(names) != VOC_CLASSES:
         raise ValueError(f"the masks are of the 20 VOC classes in VOC's order, the model's classes are {names}.")
-    curve = SeedCurve(len(VOC_CLASSES), thresholds)
-    photos = [data[i] for i in range(len(data))]
     results = extractor.stream((Image.open(photo.image), photo.labels) for photo in photos)
-    for photo, result in progress(zip(photos, results, strict=True), len(photos)):
+    return ((result.maps, result.labels) for result in results)
+
+
+def seeds_of_folder(folder: str | os.PathLike[str], photos: Iterable[VOCPhoto]) -> Iterator[Seed]:
+    """The saved maps of photos: ``NAME.cam.safetensors``, as ``crt cam`` writes them, or ``NAME.safetensors``.
+
+    Raises:
+        FileNotFoundError: at once, if a photo has none.
+    """
+    files = [_first(Path(folder), photo.name, (".cam.safetensors", ".safetensors"), "maps") for photo in photos]
+    return (load_maps(file, VOC_CLASSES) for file in files)
+
+
+def load_maps(path: str | os.PathLike[str], class_names: Sequence[str]) -> Seed:
+    """Maps that ``CAMResult.save`` wrote.
+
+    Args:
+        path: the file.
+        class_names: names of the K classes; the maps' classes are found by their names in the file.
+
+    Returns:
+        (k, H, W) float32 in [0, 1] and k indices into ``class_names``.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: other contents, an unknown class, or maps beyond [0, 1].
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            maps, labels = file.get_tensor("maps"), file.get_tensor("labels").tolist()
+            names = json.loads((file.metadata() or {}).get("names", "null"))
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{os.fspath(path)}: no maps as CAMResult.save writes them: {error}.") from error
+    if names is None or names == [str(label) for label in labels]:  # a model without names
+        known = [0 <= label < len(class_names) for label in labels]
+    else:
+        known = [name in class_names for name in names]
+        labels = [class_names.index(name) if name in class_names else -1 for name in names]
+    if not all(known) or len(set(labels)) != len(labels):
+        raise ValueError(f"{os.fspath(path)}: its classes {names or labels} are not among {', '.join(class_names)}.")
+    if maps.ndim != 3 or len(maps) != len(labels):
+        raise ValueError(f"{os.fspath(path)}: maps of {tuple(maps.shape)} for {len(labels)} labels.")
+    if maps.numel() and not (maps.min() >= 0 and maps.max() <= 1):
+        raise ValueError(
+            f"{os.fspath(path)}: the maps go from {maps.min():.3g} to {maps.max():.3g}; expected 0 to 1, normalised."
+        )
+    return maps, labels
+
+
+def measure_seeds(
+    seeds: Iterable[Seed], data: VOCSegmentation, thresholds: Sequence[float], *, progress: Progress = silent
+) -> SeedReport:
+    """The seeds of a list over background thresholds.
+
+    Args:
+        seeds: one for each photo of ``data``, in its order, at the size of its mask.
+        data: the list.
+        thresholds: rising background scores, 0 to 1.
+        progress: wraps the photos and their number, to show how far it is.
+
+    Raises:
+        ValueError: a mask that is no mask, or whose size differs from its photo's.
+        FileNotFoundError: a mask is not there.
+    """
+    curve, own = SeedCurve(len(VOC_CLASSES), thresholds), []
+    for photo, (maps, labels) in progress(zip(data, seeds, strict=True), len(data)):
+        before = curve.counts.clone()
         try:
-            curve.update(result.maps, result.labels, torch.from_numpy(load_mask(photo.mask)))
+            curve.update(maps, labels, torch.from_numpy(load_mask(photo.mask)))
         except ValueError as error:
             raise ValueError(f"{photo.mask}: {error}") from error
-    return curve
+        own.append(mean_iou(seed_confusion(curve.counts - before)).cpu())
+    return SeedReport(curve, torch.stack(own) if own else torch.zeros(0, len(thresholds)))
+
+
+def measure_masks(folder: str | os.PathLike[str], data: VOCSegmentation, *, progress: Progress = silent) -> MaskReport:
+    """A folder of masks, ``NAME.png`` or ``NAME.mask.png`` (as ``crt cam`` writes them), against those of a list.
+
+    Raises:
+        FileNotFoundError: a photo has no mask in one of them; of ``folder`` at once.
+        ValueError: a file that is no mask of the VOC classes, or whose size differs from the list's.
+    """
+    files = [mask_file(folder, photo.name) for photo in data]
+    masks, boundaries, own = MaskIoU(len(VOC_CLASSES)), BoundaryIoU(len(VOC_CLASSES)), []
+    for photo, file in progress(zip(data, files, strict=True), len(data)):
+        truth, prediction = (torch.from_numpy(load_mask(path)).long() for path in (photo.mask, file))
+        before = masks.confusion.clone()
+        try:
+            masks.update(prediction, truth)
+            boundaries.update(prediction, truth)
+        except ValueError as error:
+            raise ValueError(f"{file} against {photo.mask}: {error}") from error
+        own.append(mean_iou(masks.confusion - before).cpu())
+    return MaskReport(masks, boundaries, torch.stack(own) if own else torch.zeros(0))
+
+
+def mask_file(folder: str | os.PathLike[str], name: str) -> Path:
+    """The mask of a photo in a folder."""
+    return _first(Path(folder), name, (".png", ".mask.png"), "mask")
+
+
+def _first(folder: Path, name: str, endings: Sequence[str], what: str) -> Path:
+    files = [folder / f"{name}{ending}" for ending in endings]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"no {what} of {name!r}: neither {files[0]} nor {files[1].name}.")
+    return found

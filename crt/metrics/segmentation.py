@@ -1,11 +1,39 @@
-"""Intersection over union of masks, and of seeds at every background threshold in one pass."""
+"""Intersection over union of masks, and of seeds at every background threshold in one pass: pure functions."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["SeedCurve", "iou_per_class", "mean_iou"]
+__all__ = ["confusion_matrix", "error_rates", "iou_per_class", "mean_iou", "seed_confusion", "seed_histogram"]
+
+
+def confusion_matrix(prediction: Tensor, truth: Tensor, classes: int, *, ignore: int = 255) -> Tensor:
+    """Counts of pixels by true and predicted class.
+
+    Args:
+        prediction: (..., H, W) integers from 0 to C - 1 where the truth counts.
+        truth: the same shape; integers from 0 to C - 1, or ``ignore``.
+        classes: C, background included.
+        ignore: value in the truth of pixels that do not count.
+
+    Returns:
+        (C, C) int64, [truth, prediction].
+
+    Raises:
+        ValueError: the shapes differ, or a class is beyond C - 1.
+
+    >>> confusion_matrix(torch.tensor([[0, 1, 1]]), torch.tensor([[0, 0, 255]]), 2)
+    tensor([[1, 1],
+            [0, 0]])
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"a prediction of {tuple(prediction.shape)} does not fit a mask of {tuple(truth.shape)}.")
+    counted = truth != ignore
+    truth, prediction = truth[counted].long(), prediction[counted].long()
+    _check_classes("mask", truth, classes)
+    _check_classes("prediction", prediction, classes)
+    return torch.bincount(truth * classes + prediction, minlength=classes**2).view(classes, classes)
 
 
 def iou_per_class(confusion: Tensor) -> Tensor:
@@ -20,8 +48,8 @@ def iou_per_class(confusion: Tensor) -> Tensor:
     >>> iou_per_class(torch.tensor([[3, 1], [0, 4]]))
     tensor([0.7500, 0.8000], dtype=torch.float64)
     """
-    hits = confusion.diagonal(dim1=-2, dim2=-1).double()
-    return hits / (confusion.sum(dim=-1) + confusion.sum(dim=-2) - hits)
+    hits, union = _hits_and_union(confusion)
+    return hits / union
 
 
 def mean_iou(confusion: Tensor) -> Tensor:
@@ -29,69 +57,79 @@ def mean_iou(confusion: Tensor) -> Tensor:
     return iou_per_class(confusion).nanmean(dim=-1)
 
 
-class SeedCurve:
-    """mIoU of seeds as a function of the background threshold.
+def error_rates(confusion: Tensor) -> tuple[Tensor, Tensor]:
+    """False positives and false negatives of each class, as shares of the union of truth and prediction.
 
-    A pixel is class c if its map is the highest and exceeds the threshold.  The class does not depend on the threshold,
-    so one histogram over (truth, class, number of thresholds exceeded) holds the confusion matrices of all thresholds.
+    This is what papers on weak supervision report since IRN (Ahn et al., CVPR 2019): IoU + FP + FN = 1.
 
     Args:
-        num_classes: number of foreground classes K.
-        thresholds: rising background scores, 0 to 1.
-        ignore: value in the truth of pixels that do not count.
+        confusion: (..., C, C) counts, [truth, prediction].
+
+    Returns:
+        FP and FN, (..., C) float64 each; NaN for a class that neither truth nor prediction holds.
+
+    >>> error_rates(torch.tensor([[3, 1], [0, 4]]))
+    (tensor([0.0000, 0.2000], dtype=torch.float64), tensor([0.2500, 0.0000], dtype=torch.float64))
     """
+    hits, union = _hits_and_union(confusion)
+    return (confusion.sum(dim=-2) - hits) / union, (confusion.sum(dim=-1) - hits) / union
 
-    def __init__(self, num_classes: int, thresholds: Sequence[float], *, ignore: int = 255) -> None:
-        self.thresholds = torch.tensor(thresholds, dtype=torch.float32)
-        if self.thresholds.numel() == 0 or (self.thresholds.diff() <= 0).any():
-            raise ValueError(f"thresholds must be rising, got {list(thresholds)}.")
-        self.classes, self.ignore = num_classes + 1, ignore
-        self.counts = torch.zeros(self.classes, self.classes, len(thresholds) + 1, dtype=torch.int64)
 
-    def update(self, maps: Tensor, labels: Sequence[int], truth: Tensor) -> None:
-        """Adds a photo.
+def seed_histogram(
+    maps: Tensor, labels: Sequence[int], truth: Tensor, thresholds: Tensor, num_classes: int, *, ignore: int = 255
+) -> Tensor:
+    """One photo's pixels by true class, class of the highest map, and number of thresholds that this map exceeds.
 
-        Args:
-            maps: (k, H, W) CAM in [0, 1] of the classes ``labels``.
-            labels: k class indices from 0.
-            truth: (H, W) integers; 0 = background, i + 1 = class i.
+    The class does not depend on the threshold, so this one histogram holds the confusion matrices of all thresholds:
+    see ``seed_confusion``.
 
-        Raises:
-            ValueError: maps and truth differ in size, or the truth has a class beyond K.
-        """
-        truth = truth.long().cpu()
-        if maps.shape[-2:] != truth.shape:
-            raise ValueError(f"maps of {tuple(maps.shape[-2:])} do not fit a mask of {tuple(truth.shape)}.")
-        counted = truth != self.ignore
-        if not all(0 <= label < self.classes - 1 for label in labels) or len(labels) != len(maps):
-            raise ValueError(f"expected {len(maps)} labels from 0 to {self.classes - 2}, got {list(labels)}.")
-        if ((truth < 0) | (truth >= self.classes))[counted].any():
-            found = truth[counted].unique().tolist()
-            raise ValueError(f"the mask has classes {found}; with {self.classes - 1} of them they are 0 to that.")
-        if len(labels):
-            score, best = maps.cpu().float().max(dim=0)
-            predicted = torch.tensor([i + 1 for i in labels])[best]
-        else:
-            score, predicted = torch.zeros(truth.shape), torch.zeros_like(truth)
-        exceeded = torch.searchsorted(self.thresholds, score.contiguous())
-        levels = len(self.thresholds) + 1
-        key = (truth * self.classes + predicted) * levels + exceeded
-        self.counts += torch.bincount(key[counted], minlength=self.counts.numel()).view(self.counts.shape)
+    Args:
+        maps: (k, H, W) CAM in [0, 1] of the classes ``labels``.
+        labels: k class indices from 0.
+        truth: (H, W) integers; 0 = background, i + 1 = class i.
+        thresholds: (T,) float32, rising.
+        num_classes: number of foreground classes K.
+        ignore: value in the truth of pixels that do not count.
 
-    def confusion(self) -> Tensor:
-        """(T, K + 1, K + 1) counts, [threshold, truth, prediction]."""
-        # Foreground at threshold i: the pixels that exceed more than i thresholds; the others are background.
-        above = self.counts.flip(-1).cumsum(dim=-1).flip(-1)[..., 1:].permute(2, 0, 1).clone()
-        below = self.counts.sum(dim=(1, 2)) - above.sum(dim=-1)
-        above[:, :, 0] += below
-        return above
+    Returns:
+        (K + 1, K + 1, T + 1) int64.
 
-    def compute(self) -> Tensor:
-        """(T,) mean IoU over the K + 1 classes that occur, in [0, 1]."""
-        return mean_iou(self.confusion())
+    Raises:
+        ValueError: maps and truth differ in size, labels do not fit the maps, or the truth has a class beyond K.
+    """
+    classes, levels = num_classes + 1, len(thresholds) + 1
+    truth = truth.long()
+    if maps.shape[-2:] != truth.shape:
+        raise ValueError(f"maps of {tuple(maps.shape[-2:])} do not fit a mask of {tuple(truth.shape)}.")
+    counted = truth != ignore
+    if not all(0 <= label < num_classes for label in labels) or len(labels) != len(maps):
+        raise ValueError(f"expected {len(maps)} labels from 0 to {num_classes - 1}, got {list(labels)}.")
+    _check_classes("mask", truth[counted], classes)
+    if len(labels):
+        score, best = maps.float().max(dim=0)
+        predicted = torch.tensor([i + 1 for i in labels], device=truth.device)[best]
+        exceeded = torch.bucketize(score, thresholds)
+    else:
+        exceeded = predicted = torch.zeros_like(truth)
+    key = (truth * classes + predicted) * levels + exceeded
+    return torch.bincount(key[counted], minlength=classes**2 * levels).view(classes, classes, levels)
 
-    def best(self) -> tuple[float, float]:
-        """(threshold, mIoU) of the highest point of the curve."""
-        curve = self.compute()
-        place = int(curve.argmax())
-        return float(self.thresholds[place]), float(curve[place])
+
+def seed_confusion(histogram: Tensor) -> Tensor:
+    """(C, C, T + 1) histogram of ``seed_histogram`` -> (T, C, C) counts, [threshold, truth, prediction]."""
+    # Foreground at threshold i: the pixels that exceed more than i thresholds; the others are background.
+    above = histogram.flip(-1).cumsum(dim=-1).flip(-1)[..., 1:].permute(2, 0, 1).clone()
+    above[:, :, 0] += histogram.sum(dim=(1, 2)) - above.sum(dim=-1)
+    return above
+
+
+def _hits_and_union(confusion: Tensor) -> tuple[Tensor, Tensor]:
+    hits = confusion.diagonal(dim1=-2, dim2=-1).double()
+    return hits, confusion.sum(dim=-1) + confusion.sum(dim=-2) - hits
+
+
+def _check_classes(what: str, values: Tensor, classes: int) -> None:
+    if values.numel() and not 0 <= values.min() <= values.max() < classes:
+        raise ValueError(
+            f"the {what} has classes {values.unique().tolist()}; with {classes - 1} of them they are 0 to that."
+        )

@@ -64,8 +64,9 @@ def dual_loss(
     *,
     coupling: float = 0.1,
     pool: float = 1.0,
+    single_label: bool = False,
 ) -> DualLoss:
-    """Multilabel soft margin on each branch + ``coupling`` (the paper's lambda) * the distance of the maps.
+    """A classification loss on each branch + ``coupling`` (the paper's lambda) * the distance of the maps.
 
     Args:
         vit_maps, cnn_maps: (B, K, h, w) raw class maps of the two branches, each on its own grid; no CNN: None.
@@ -73,13 +74,16 @@ def dual_loss(
         size: (H, W) of the image, in pixels.
         coupling: 0 is independent training; the paper uses 0 in the first epoch, then 0.1.
         pool: share of the ViT's map that makes its logits (see ``CRT``).
+        single_label: softmax cross entropy, for photos of one class each (localisation), instead of multilabel soft
+            margin.
     """
     targets = targets.to(torch.float32)
-    vit_loss = F.multilabel_soft_margin_loss(pooled(vit_maps.float(), pool), targets)
+    classify = F.cross_entropy if single_label else F.multilabel_soft_margin_loss
+    vit_loss = classify(pooled(vit_maps.float(), pool), targets)
     if cnn_maps is None:
         zero = torch.zeros_like(vit_loss)
         return DualLoss(vit_loss, vit_loss, zero, zero)
-    cnn_loss = F.multilabel_soft_margin_loss(cnn_maps.float().mean(dim=(-2, -1)), targets)
+    cnn_loss = classify(cnn_maps.float().mean(dim=(-2, -1)), targets)
     distance = coupling_distance(vit_maps, cnn_maps, size) if coupling else torch.zeros_like(vit_loss)
     return DualLoss(vit_loss + cnn_loss + coupling * distance, vit_loss, cnn_loss, distance)
 

@@ -115,12 +115,7 @@ def train_cam(
     """
     accelerator = Accelerator()
     precision = precision or accelerator.mixed_precision
-    if precision not in ("no", "bf16"):
-        raise ValueError(f"precision must be 'no' or 'bf16', got {precision!r}.")
-    if (recipe.mask > 0) != all(photo.mask is not None for photo in photos.photos):
-        raise ValueError(f"the recipe's weight of masks is {recipe.mask}: masks are needed if it is above 0, else not.")
-    if recipe.batch_size % accelerator.num_processes:
-        raise ValueError(f"a batch of {recipe.batch_size} does not divide among {accelerator.num_processes} processes.")
+    _check(recipe, photos, precision, accelerator.num_processes)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     plan = batch_plan(len(photos), recipe.batch_size, recipe.epochs, seed)
@@ -147,7 +142,9 @@ def train_cam(
             vit_maps, cnn_maps = wrapped(images.to(accelerator.device))
         size = (recipe.crop, recipe.crop)
         targets = targets.to(accelerator.device)
-        losses = dual_loss(vit_maps, cnn_maps, targets, size, coupling=coupling, pool=recipe.pool)._asdict()
+        losses = dual_loss(
+            vit_maps, cnn_maps, targets, size, coupling=coupling, pool=recipe.pool, single_label=recipe.single_label
+        )._asdict()
         if masks:
             losses["mask"] = mask_loss(vit_maps, masks[0].to(accelerator.device), targets)
             losses["total"] = losses["total"] + recipe.mask * losses["mask"]
@@ -165,6 +162,18 @@ def train_cam(
     if accelerator.is_main_process:
         model.vit.save_pretrained(out / "model")
     return model.vit.eval()
+
+
+def _check(recipe: CAMRecipe, photos: LabelledPhotos, precision: str, processes: int) -> None:
+    """ValueError unless precision, photos and batch suit the recipe."""
+    if precision not in ("no", "bf16"):
+        raise ValueError(f"precision must be 'no' or 'bf16', got {precision!r}.")
+    if (recipe.mask > 0) != all(photo.mask is not None for photo in photos.photos):
+        raise ValueError(f"the recipe's weight of masks is {recipe.mask}: masks are needed if it is above 0, else not.")
+    if recipe.single_label and any(len(photo.labels) != 1 for photo in photos.photos):
+        raise ValueError("the recipe is for photos of one class each (single_label); some have more labels.")
+    if recipe.batch_size % processes:
+        raise ValueError(f"a batch of {recipe.batch_size} does not divide among {processes} processes.")
 
 
 def _optimizer(model: DualBranch, recipe: CAMRecipe) -> torch.optim.Optimizer:

@@ -23,6 +23,7 @@ class CAMRecipe:
         cnn: timm CNN of the other branch, or None to train the transformer alone.
         coupling: weight of the distance between the branches' maps, the paper's lambda.
         coupling_from: first epoch (from 0) in which it is not zero.
+        single_label: photos show one class each: softmax cross entropy, as in localisation (``paper-wsol``).
         mask: weight of the loss on pseudo masks (``mask_loss``); 0 trains on labels alone.
         epochs, batch_size: length of the run, photos a step over all processes.
         optimizer, lr, weight_decay: of the backbones.
@@ -43,6 +44,7 @@ class CAMRecipe:
     cnn: str | None = "tf_efficientnet_lite0"
     coupling: float = 0.1
     coupling_from: int = 1
+    single_label: bool = False
     mask: float = 0.0
     epochs: int = 4
     batch_size: int = 16
@@ -64,7 +66,7 @@ class CAMRecipe:
 
 @dataclass(frozen=True)
 class RefineRecipe:
-    """Settings of the refinement stage: the boundary network of IRN (Ahn et al., CVPR 2019, section 5.1).
+    """Settings of the refinement stage: the boundary network of IRN (Ahn et al., CVPR 2019).
 
     Attributes:
         backbone, output_stride, boundary_width, displacement_width: see ``BoundaryNet``.
@@ -119,26 +121,30 @@ def _check(recipe: CAMRecipe | RefineRecipe, **more: tuple[bool, str]) -> None:
             raise ValueError(f"{name} must be {wanted}, got {getattr(recipe, name)!r}.")
 
 
+_PAPER = CAMRecipe(
+    model="crt_vit_s16",
+    num_passes=3,
+    cnn="resnet152",
+    epochs=10,
+    optimizer="sgd",
+    lr=0.1,
+    weight_decay=1e-4,
+    warmup=0,
+    clip=None,
+    crop=336,
+    area=None,
+)
+
 PRESETS = {
     "t16-voc9k": CAMRecipe(attention_power=0.5),
     "t16-voc9k-masks": CAMRecipe(
         cnn=None, coupling=0.0, attention_power=0.0, activation="sigmoid", pool=0.1, mask=1.0, lr=5e-5
     ),
-    "paper": CAMRecipe(
-        model="crt_vit_s16",
-        num_passes=3,
-        cnn="resnet152",
-        epochs=10,
-        optimizer="sgd",
-        lr=0.1,
-        weight_decay=1e-4,
-        warmup=0,
-        clip=None,
-        crop=336,
-        area=None,
+    "paper": _PAPER,
+    "paper-wsol": dataclasses.replace(
+        _PAPER, num_passes=0, cnn="resnet50", single_label=True, batch_size=64, crop=224, long_side=(256, 256)
     ),
 }
-
 
 REFINE_PRESETS = {
     "irn-lite0-voc9k": RefineRecipe(),

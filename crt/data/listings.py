@@ -1,0 +1,119 @@
+"""Image-level labels from a folder a class, and from COCO's instance annotations.
+
+COCO's JSON is read as JSON: labels need three of its lists and no geometry, for which pycocotools would have to be
+compiled, and its indices leave no way to say which entry is wrong.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from crt._messages import did_you_mean
+
+__all__ = ["read_coco", "read_folders"]
+
+PHOTOS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+Listing = tuple[list[tuple[str, list[int]]], list[str]]  # (file below the root, class indices rising), class names
+
+
+def read_folders(root: str | os.PathLike[str], class_names: Sequence[str] | None = None) -> Listing:
+    """The photos of a folder that has a subfolder for each class, at any depth below it, by name.
+
+    Args:
+        root: the folder.
+        class_names: the K names in order; None takes the subfolders', sorted.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no subfolders, an unknown class, or a class without photos.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}; it holds a folder of photos for each class.")
+    folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    if not folders:
+        raise ValueError(f"{root} has no subfolders; it should hold one for each class.")
+    names = list(class_names) if class_names else [folder.name for folder in folders]
+    found = []
+    for folder in folders:
+        if folder.name not in names:
+            raise ValueError(f"{folder}: unknown class {folder.name!r}.{did_you_mean(folder.name, names)}")
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PHOTOS and file.is_file())
+        if not files:
+            raise ValueError(f"{folder} has no photos ({', '.join(PHOTOS)}).")
+        found += [(file.relative_to(root).as_posix(), [names.index(folder.name)]) for file in files]
+    return found, names
+
+
+def read_coco(table: str | os.PathLike[str]) -> Listing:
+    """The photos of a COCO instance file and the classes of their annotations, crowds included.
+
+    Classes are in the order of their category ids, which may have gaps.  Photos without annotations are left out.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not JSON (with the line), or an entry that cannot be understood (with its list and place).
+    """
+    table = Path(table)
+    content = _load(table)
+    categories = _by_id(table, content, "categories", "name", str)
+    order = sorted(categories)
+    names = [categories[number] for number in order]
+    if len(set(names)) != len(names):
+        raise ValueError(f"{table}, categories: two of them have the same name.")
+    files = _by_id(table, content, "images", "file_name", str)
+    labels: dict[int, set[int]] = {number: set() for number in files}
+    index = {number: place for place, number in enumerate(order)}
+    for place, entry in enumerate(_entries(table, content, "annotations")):
+        where = f"{table}, annotations[{place}]"
+        image, category = _field(where, entry, "image_id", int), _field(where, entry, "category_id", int)
+        if image not in labels:
+            raise ValueError(f"{where}: there is no image with the id {image}.")
+        if category not in index:
+            raise ValueError(f"{where}: there is no category with the id {category}.")
+        labels[image].add(index[category])
+    found = [(files[number], sorted(shown)) for number, shown in labels.items() if shown]
+    if not found:
+        raise ValueError(f"{table} has no image with an annotation.")
+    return found, names
+
+
+def _load(table: Path) -> dict[str, Any]:
+    if not table.is_file():
+        raise FileNotFoundError(f"there is no file at {table}; it holds COCO's instance annotations as JSON.")
+    try:
+        content = json.loads(table.read_bytes())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{table}, line {error.lineno}: not JSON: {error.msg}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{table}: not a text in UTF-8 ({error.reason} at byte {error.start}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{table}: expected an object with images, annotations and categories.")
+    return content
+
+
+def _entries(table: Path, content: dict[str, Any], name: str) -> list[Any]:
+    entries = content.get(name)
+    if not isinstance(entries, list):
+        raise ValueError(f"{table}: expected a list {name!r} beside {', '.join(content) or 'nothing'}.")
+    return entries
+
+
+def _field(where: str, entry: Any, name: str, kind: type) -> Any:
+    value = entry.get(name) if isinstance(entry, dict) else None
+    if not isinstance(value, kind) or isinstance(value, bool) or value == "":
+        raise ValueError(f"{where}: expected {name!r}, {'a number' if kind is int else 'a text'}, got {entry!r:.80}.")
+    return value
+
+
+def _by_id(table: Path, content: dict[str, Any], name: str, field: str, kind: type) -> dict[int, Any]:
+    found: dict[int, Any] = {}
+    for place, entry in enumerate(_entries(table, content, name)):
+        where = f"{table}, {name}[{place}]"
+        number = _field(where, entry, "id", int)
+        if number in found:
+            raise ValueError(f"{where}: the id {number} stands there twice.")
+        found[number] = _field(where, entry, field, kind)
+    return found

@@ -1,0 +1,64 @@
+"""Boundary IoU (Cheng et al., "Boundary IoU", CVPR 2021): how well outlines agree, whatever the size of the object."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crt.metrics.segmentation import confusion_matrix
+
+__all__ = ["boundary_counts", "boundary_pixels"]
+
+
+def boundary_pixels(mask: Tensor, *, ratio: float = 0.02) -> Tensor:
+    """The pixels of each class within d of another class or of the picture's border.
+
+    The distance is that of a square window, as in the authors' erosions; d = ``ratio`` of the picture's diagonal,
+    rounded, at least one pixel.
+
+    Args:
+        mask: (H, W) integers, not negative.
+        ratio: d as a share of the diagonal.
+
+    Returns:
+        (H, W) bool.
+    """
+    height, width = mask.shape
+    reach = max(1, round(ratio * (height**2 + width**2) ** 0.5))
+    padded = F.pad(mask.double()[None, None], (reach,) * 4, value=-1.0)  # beyond the border is another class
+
+    def highest(values: Tensor) -> Tensor:
+        side = 2 * reach + 1
+        return F.max_pool2d(F.max_pool2d(values, (side, 1), stride=1), (1, side), stride=1)[0, 0]
+
+    return (highest(padded) > mask) | (-highest(-padded) < mask)
+
+
+def boundary_counts(
+    prediction: Tensor, truth: Tensor, classes: int, *, ratio: float = 0.02, ignore: int = 255
+) -> Tensor:
+    """Intersection and union of the classes' boundary pixels in one photo.
+
+    Where the truth is to be ignored the prediction is as well, before boundaries are taken: a prediction that is right
+    everywhere else then scores 1.
+
+    Args:
+        prediction: (H, W) integers from 0 to C - 1 where the truth counts.
+        truth: (H, W) integers from 0 to C - 1, or ``ignore``.
+        classes: C, background included.
+        ratio: see ``boundary_pixels``.
+        ignore: value in the truth of pixels that do not count.
+
+    Returns:
+        (2, C) int64.
+
+    Raises:
+        ValueError: the shapes differ, or a class is beyond C - 1.
+    """
+    confusion_matrix(prediction, truth, classes, ignore=ignore)  # for its checks
+    inner = truth.new_tensor(classes).long()
+    prediction = torch.where(truth == ignore, ignore, prediction.long())
+    edges = [torch.where(boundary_pixels(mask, ratio=ratio), mask, inner) for mask in (prediction, truth.long())]
+    edges[0] = torch.where(truth == ignore, inner, edges[0])
+    counts = confusion_matrix(edges[0], torch.where(truth == ignore, ignore, edges[1]), classes + 1, ignore=ignore)
+    hits = counts.diagonal()
+    return torch.stack([hits, counts.sum(dim=0) + counts.sum(dim=1) - hits])[:, :classes]

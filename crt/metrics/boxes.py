@@ -1,0 +1,173 @@
+"""Boxes of class activation maps, at all thresholds at once, and how well they fit (Choe et al., CVPR 2020).
+
+Boxes are XYXY in pixels: x0, y0 the first column and row, x1, y1 the first behind the box, as in ``CAMResult.boxes``;
+a box of one pixel is (x, y, x + 1, y + 1).
+
+How: a map is cut into runs, stretches of a row that stay above a threshold.  Runs of all thresholds are found from the
+steps between neighbouring pixels and joined into components together, so the cost grows with the number of runs, not
+with thresholds times pixels.
+
+Departure: the largest component is that of most pixels, as in the paper's text; the authors' code takes the outline
+that encloses the largest area, holes included, and clips boxes a pixel short of the border.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Components", "best_overlaps", "box_iou", "component_boxes", "largest_boxes", "min_max"]
+
+
+class Components(NamedTuple):
+    """The 8-connected components of a map at several thresholds.
+
+    Attributes:
+        levels: (n,) int64, rising: which threshold.
+        sizes: (n,) int64, in pixels.
+        boxes: (n, 4) int64, XYXY.
+    """
+
+    levels: Tensor
+    sizes: Tensor
+    boxes: Tensor
+
+
+def min_max(cam: Tensor) -> Tensor:
+    """(H, W) of any scale -> [0, 1], its lowest value 0 and its highest 1; a constant map becomes zeros.
+
+    Raises:
+        ValueError: another shape, or NaN or infinite values.
+    """
+    if cam.ndim != 2 or not cam.numel():
+        raise ValueError(f"a map is (H, W), got {tuple(cam.shape)}.")
+    if not torch.isfinite(cam).all():
+        raise ValueError("the map has NaN or infinite values.")
+    low, high = cam.min(), cam.max()
+    return (cam - low) / (high - low) if high > low else torch.zeros_like(cam)
+
+
+def component_boxes(cam: Tensor, thresholds: Tensor) -> Components:
+    """The components of the pixels that reach each threshold.
+
+    Args:
+        cam: (H, W).
+        thresholds: (T,), rising.
+
+    Returns:
+        Those of each threshold in reading order of their last pixels.
+
+    >>> component_boxes(torch.tensor([[0.9, 0.2, 0.0, 0.5]]), torch.tensor([0.1, 0.4])).boxes.tolist()
+    [[0, 0, 2, 1], [3, 0, 4, 1], [0, 0, 1, 1], [3, 0, 4, 1]]
+    """
+    height, width = cam.shape
+    starts, ends = _runs(torch.bucketize(cam.contiguous(), thresholds.to(cam), right=True))
+    row_step = width + 2
+    # A run touches those of the next row that end at or behind its start and start at or before its end (8-connected).
+    first = torch.searchsorted(ends, starts + row_step)
+    number = torch.searchsorted(starts, ends + row_step, right=True) - first
+    above, nth = _repeated(number)
+    last_run = _joined(len(starts), above, first[above] + nth)
+
+    row, x0, x1 = starts // row_step, starts % row_step, ends % row_step
+    y = row % (height + 1)
+    sizes = torch.zeros_like(starts).index_add(0, last_run, x1 - x0)
+    corners = [
+        torch.zeros_like(starts).scatter_reduce(0, last_run, values, reduce, include_self=False)
+        for values, reduce in ((x0, "amin"), (y, "amin"), (x1, "amax"), (y + 1, "amax"))
+    ]
+    roots = (last_run == torch.arange(len(starts), device=cam.device)).nonzero().flatten()
+    return Components(row[roots] // (height + 1), sizes[roots], torch.stack(corners, dim=1)[roots])
+
+
+def largest_boxes(components: Components, thresholds: int) -> Tensor:
+    """The box of the component of most pixels at each threshold, the first of the list among equals.
+
+    Returns:
+        (T, 4) int64, XYXY; zeros where no pixel reaches the threshold.
+    """
+    levels, sizes, boxes = components
+    count = len(sizes)
+    rank = sizes * count + torch.arange(count - 1, -1, -1, device=sizes.device)
+    best = torch.full((thresholds,), -1, device=sizes.device).scatter_reduce(0, levels, rank, "amax")
+    found = boxes.new_zeros(thresholds, 4)
+    found[best >= 0] = boxes[count - 1 - best[best >= 0] % max(count, 1)]
+    return found
+
+
+def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Intersection over union of areas: (n, 4) and (m, 4) XYXY -> (n, m) float64; 0 between empty boxes.
+
+    >>> box_iou(torch.tensor([[0, 0, 2, 2]]), torch.tensor([[1, 0, 3, 2], [2, 0, 3, 2]]))
+    tensor([[0.3333, 0.0000]], dtype=torch.float64)
+    """
+    a, b = boxes.double()[:, None], others.double()[None]
+    both = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(dim=-1)
+    union = (a[..., 2:] - a[..., :2]).prod(dim=-1) + (b[..., 2:] - b[..., :2]).prod(dim=-1) - both
+    return torch.where(union > 0, both / union, 0.0)
+
+
+def best_overlaps(cam: Tensor, truth: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
+    """How well the boxes of a map fit the ground truth, at each threshold.
+
+    Args:
+        cam: (H, W) of any scale; brought to [0, 1] by ``min_max``.
+        truth: (m, 4) XYXY in pixels of the map, m at least 1; the best fitting one counts.
+        thresholds: (T,), rising; a pixel belongs to the object if it reaches the threshold.
+
+    Returns:
+        IoU of the largest component's box, and of the best of all components' boxes: (T,) float64 each, 0 where no
+        pixel reaches the threshold.
+
+    Raises:
+        ValueError: not a map; no box, or one whose x1, y1 do not exceed x0, y0.
+    """
+    if truth.ndim != 2 or truth.shape[1:] != (4,) or not len(truth) or (truth[:, 2:] <= truth[:, :2]).any():
+        raise ValueError(f"expected (m, 4) boxes x0, y0, x1, y1 with x1 > x0 and y1 > y0, got {truth.tolist()}.")
+    components = component_boxes(min_max(cam), thresholds)
+    largest = box_iou(largest_boxes(components, len(thresholds)), truth).amax(dim=1)
+    overlaps = box_iou(components.boxes, truth).amax(dim=1)
+    every = overlaps.new_zeros(len(thresholds)).scatter_reduce(0, components.levels, overlaps, "amax")
+    return largest, every
+
+
+def _runs(level: Tensor) -> tuple[Tensor, Tensor]:
+    """Where runs start and end (first column behind), for all thresholds.
+
+    Args:
+        level: (H, W), how many of the T thresholds a pixel reaches.
+
+    Returns:
+        (r,) each, rising: (threshold * (H + 1) + row) * (W + 2) + column.
+    """
+    height, width = level.shape
+    padded = torch.nn.functional.pad(level, (1, 1))
+    left, right = padded[:, :-1].flatten(), padded[:, 1:].flatten()
+
+    def places(low: Tensor, high: Tensor) -> Tensor:
+        """A step from ``low`` to ``high`` is the border of one run at each threshold between."""
+        edge, nth = _repeated((high - low).clamp(min=0))
+        row, column = edge // (width + 1), edge % (width + 1)
+        return (((low[edge] + nth) * (height + 1) + row) * (width + 2) + column).sort().values
+
+    return places(left, right), places(right, left)
+
+
+def _repeated(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Each index as often as ``counts`` says, and which time this is: [2, 0, 1] -> [0, 0, 2], [0, 1, 0]."""
+    index = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    before = counts.cumsum(dim=0) - counts
+    return index, torch.arange(len(index), device=counts.device) - before[index]
+
+
+def _joined(count: int, a: Tensor, b: Tensor) -> Tensor:
+    """The highest node that each of ``count`` nodes is connected with, by edges from ``a`` to ``b``."""
+    top = torch.arange(count, device=a.device)
+    while True:
+        # The lower top of an edge's two ends points to the higher one, then every node to its top's top.
+        ends = top[a], top[b]
+        grown = top.scatter_reduce(0, torch.minimum(*ends), torch.maximum(*ends), "amax")
+        grown = grown[grown]
+        if torch.equal(grown, top):
+            return top
+        top = grown
