@@ -31,7 +31,7 @@ QUICK = RefineRecipe(
 
 
 def test_it_learns_and_stores_the_mean_shift(masked, folder):  # noqa: F811
-    recipe = dataclasses.replace(QUICK, epochs=9, batch_size=4)
+    recipe = dataclasses.replace(QUICK, epochs=9, lr=0.05)
     net = build_boundary_net(recipe, seed=1)
     crops = Crops(masked, recipe, net.config["mean"], net.config["std"], seed=7)
     images, _, masks = (torch.stack(parts) for parts in zip(*(crops[0, i] for i in range(24)), strict=True))
@@ -45,7 +45,7 @@ def test_it_learns_and_stores_the_mean_shift(masked, folder):  # noqa: F811
     trained = train_refine(net, masked, folder / "run", recipe, workers=0)
     assert trained is net and not trained.training
     after = losses()
-    assert after.affinity < 0.9 * before.affinity and after.displacement < before.displacement
+    assert after.affinity < 0.95 * before.affinity and after.displacement < 0.8 * before.displacement
     (line,) = (json.loads(line) for line in (folder / "run/log.jsonl").read_text().splitlines())
     assert line["step"] == 50 and {"total", "affinity", "displacement"} < line.keys()
     shifted = torch.stack([net.forward_maps(crops[9, i][0][None])[1].mean(dim=(0, 2, 3)) for i in range(24)])
