@@ -23,6 +23,7 @@ from crt.data import LabelledPhoto, LabelledPhotos, save_mask
 __all__ = ["PseudoReport", "make_pseudo_masks"]
 
 Cleaner = Callable[[Tensor, Tensor, int], Tensor]
+_OF_A_MASK = ("file", "labels", "photo_sha256", "mask_sha256")  # in the manifest; the rest are settings
 
 
 class PseudoReport(NamedTuple):
@@ -174,9 +175,10 @@ class _Manifest:
                 self.lines[entry["file"]] = entry
             except (ValueError, TypeError, KeyError):
                 continue  # half a line, of a process that was killed: its mask is made again
-            changed = [name for name, value in self.settings.items() if entry.get(name) != value]
-            if changed:
-                details = ", ".join(f"{name}: {entry.get(name)} then, {self.settings[name]} now" for name in changed)
+            before = {name: value for name, value in entry.items() if name not in _OF_A_MASK}
+            names = before.keys() | self.settings.keys()
+            if changed := sorted(name for name in names if before.get(name) != self.settings.get(name)):
+                details = ", ".join(f"{n}: {before.get(n)} then, {self.settings.get(n)} now" for n in changed)
                 raise ValueError(f"{path.parent} holds masks of other settings ({details}); choose another folder.")
 
     def has(self, photo: LabelledPhoto, folder: Path) -> bool:

@@ -12,11 +12,11 @@ pytest.importorskip("accelerate", reason="needs the extra `train`")
 
 from typer.testing import CliRunner
 
-from crt.cam import CAMResult
+from crt.cam import CAMExtractor, CAMResult
 from crt.cli import app
-from crt.data import load_mask, save_mask
+from crt.data import LabelledPhotos, load_mask, save_mask
 from crt.models import BoundaryNet
-from crt.pseudo import _mask
+from crt.pseudo import _mask, make_pseudo_masks
 from crt.refine import boundary_loss, create_refiner
 from crt.train import REFINE_PRESETS, RefineRecipe, build_boundary_net, make_refine_recipe, train_refine
 from crt.train.photos import Crops
@@ -161,3 +161,11 @@ def test_confident_labels_are_irns():
     erased = _mask(result, None, 0.15, 0.35, lambda image, labels, count: labels * (labels == 1))
     assert erased.tolist() == [[0, 0, 0, 0], [0, 3, 0, 0]]
     assert np.array_equal(_mask(result, None, 0.35, 0.35, clean), _mask(result, None, 0.35, 0.35))
+
+
+def test_cleaned_masks_are_other_masks(masked, folder, tiny):  # noqa: F811
+    photos = LabelledPhotos(masked.photos[:2], masked.class_names)
+    arguments = (CAMExtractor(tiny, flip=False), None, photos, folder / "out")
+    make_pseudo_masks(*arguments, threshold=(0.15, 0.35), clean=lambda image, labels, count: labels)
+    with pytest.raises(ValueError, match="clean: True then, None now"):
+        make_pseudo_masks(*arguments, threshold=(0.15, 0.35))

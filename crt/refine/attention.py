@@ -88,7 +88,9 @@ class AttentionAffinity(nn.Module):
         tiles = cut(pad_to(photo, tile, tile)[None], tile, stride)
         walked = []
         for some, own in zip(tiles.split(TILES), scores.split(TILES), strict=True):
-            walked.append(self.affinity(some) @ rearrange(own, "t k h w -> t (h w) k"))
+            affinity = self.affinity(some)
+            with torch.autocast(photo.device.type, enabled=False):
+                walked.append(affinity @ rearrange(own, "t k h w -> t (h w) k"))
         means = rearrange(torch.cat(walked), "t (h w) k -> t k h w", h=tile // patch)
         return merge(means[:, :-1] / means[:, -1:], grid, tile // patch, stride // patch)[0]
 
