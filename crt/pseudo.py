@@ -22,6 +22,9 @@ from crt.data import LabelledPhoto, LabelledPhotos, save_mask
 
 __all__ = ["PseudoReport", "make_pseudo_masks"]
 
+Cleaner = Callable[[Tensor, Tensor, int], Tensor]
+_OF_A_MASK = ("file", "labels", "photo_sha256", "mask_sha256")  # in the manifest; the rest are settings
+
 
 class PseudoReport(NamedTuple):
     """What a job did: masks written, masks that were there already, (file, reason) of each photo that failed."""
@@ -38,6 +41,7 @@ def make_pseudo_masks(
     out: str | os.PathLike[str],
     *,
     threshold: float | tuple[float, float],
+    clean: Cleaner | None = None,
     settings: dict[str, Any] | None = None,
     process: tuple[int, int] = (0, 1),
     progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, total: items,
@@ -50,6 +54,9 @@ def make_pseudo_masks(
         photos: with their labels; a mask is called as its photo, in the same subfolder.
         out: the folder; made if need be.
         threshold: background score, 0 to 1; two of them mark scores between them as unsure.
+        clean: cleans the mask cut at each threshold (``crt.refine.crf_labels``), called with the photo (3, H, W) uint8,
+            labels (H, W) from 0, the background, and how many there are.  With two thresholds sure are then the classes
+            of the higher one and the background of the lower one: IRN's confident labels.
         settings: what else to tell in the manifest, the model's and the refiner's names for example.  A folder that
             holds masks of other settings is refused.
         process: (i, n), this is process i of n, which share the photos.
@@ -70,6 +77,8 @@ def make_pseudo_masks(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {**(settings or {}), "threshold": [low, high], "scales": list(extractor.scales), "flip": extractor.flip}
+    if clean is not None:
+        settings["clean"] = True
     manifest = _Manifest(folder / "manifest.jsonl", settings)
     failed: list[tuple[str, str]] = []
     todo = [photo for photo in _unique(photos)[process[0] :: process[1]] if not manifest.has(photo, folder)]
@@ -81,7 +90,7 @@ def make_pseudo_masks(
         target = folder / f"{photo.name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(target) as temporary:
-            save_mask(_mask(result, refiner, low, high).cpu(), temporary)
+            save_mask(_mask(result, refiner, low, high, clean).cpu(), temporary)
         manifest.add(photo, digest, target)
         written += 1
     return PseudoReport(written, len(photos.photos[process[0] :: process[1]]) - len(todo), failed)
@@ -121,17 +130,30 @@ def _opened(
         yield pixels, photo.labels
 
 
-def _mask(result: CAMResult, refiner: nn.Module | None, low: float, high: float) -> Tensor:
+def _mask(
+    result: CAMResult, refiner: nn.Module | None, low: float, high: float, clean: Cleaner | None = None
+) -> Tensor:
     """(H, W) uint8."""
     cam = result.cam
     if refiner is not None and len(cam):
         with torch.inference_mode():
             cam = normalise(refiner(result.pixels[None], cam[None])[0])
+    if clean is not None and len(cam):
+        return _cleaned(result, cam, low, high, clean)
     mask = mask_from_cam(cam, result.labels, high)
     if low < high and len(cam):
         best = cam.amax(dim=0)
         mask[(best >= low) & (best <= high)] = 255
     return mask
+
+
+def _cleaned(result: CAMResult, cam: Tensor, low: float, high: float, clean: Cleaner) -> Tensor:
+    """(H, W) uint8: classes by the higher threshold, background by both; each mask cleaned on its own."""
+    places = range(cam.shape[0])
+    foreground = clean(result.pixels, mask_from_cam(cam, places, high), len(cam) + 1).long()
+    background = clean(result.pixels, mask_from_cam(cam, places, low), len(cam) + 1) if low < high else foreground
+    values = torch.tensor([255, *(i + 1 for i in result.labels)], dtype=torch.uint8, device=foreground.device)
+    return values[foreground].masked_fill((foreground == 0) & (background == 0), 0)
 
 
 class _Manifest:
@@ -153,9 +175,10 @@ class _Manifest:
                 self.lines[entry["file"]] = entry
             except (ValueError, TypeError, KeyError):
                 continue  # half a line, of a process that was killed: its mask is made again
-            changed = [name for name, value in self.settings.items() if entry.get(name) != value]
-            if changed:
-                details = ", ".join(f"{name}: {entry.get(name)} then, {self.settings[name]} now" for name in changed)
+            before = {name: value for name, value in entry.items() if name not in _OF_A_MASK}
+            names = before.keys() | self.settings.keys()
+            if changed := sorted(name for name in names if before.get(name) != self.settings.get(name)):
+                details = ", ".join(f"{n}: {before.get(n)} then, {self.settings.get(n)} now" for n in changed)
                 raise ValueError(f"{path.parent} holds masks of other settings ({details}); choose another folder.")
 
     def has(self, photo: LabelledPhoto, folder: Path) -> bool:

@@ -1,6 +1,6 @@
 """Tensors in, class activation maps out."""
 
-from crt.cam.attention import class_attention
+from crt.cam.attention import class_attention, patch_attention
 from crt.cam.extract import CAMExtractor, CAMModel
 from crt.cam.functional import largest_component, mask_from_cam, merge_scales, normalise, pooled, resize, snapped_size
 from crt.cam.result import CAMResult
@@ -18,6 +18,7 @@ __all__ = [
     "merge_scales",
     "normalise",
     "offsets",
+    "patch_attention",
     "pooled",
     "resize",
     "snapped_size",

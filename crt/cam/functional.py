@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 __all__ = [
     "activated",
+    "colours",
     "largest_component",
     "mask_from_cam",
     "merge_scales",
@@ -26,6 +27,20 @@ Activation = Literal["relu", "sigmoid"]
 def activated(maps: Tensor, activation: Activation) -> Tensor:
     """What a map of any sign says of the class: nothing below zero ("relu"), or a probability ("sigmoid")."""
     return maps.relu() if activation == "relu" else maps.sigmoid()
+
+
+def colours(image: Tensor) -> Tensor:
+    """uint8, or floating point in [0, 1] -> float32 in [0, 1].
+
+    Raises:
+        ValueError: floats that are far outside [0, 1]: a normalised image, say.
+    """
+    if image.dtype == torch.uint8:
+        return image.float() / 255
+    low, high = image.aminmax()
+    if low < -0.01 or high > 1.01:
+        raise ValueError(f"floating point images are in [0, 1], this one goes from {low:.3g} to {high:.3g}.")
+    return image.float()
 
 
 def normalise(cam: Tensor) -> Tensor:

@@ -35,10 +35,14 @@ def pseudo(
     cub: CUB = None,
     split: Split = None,
     model: Model = "crt_vit_t16",
-    refine: Annotated[str, typer.Option(help="Refiners joined by +, or none.")] = "pamr",
+    refine: Annotated[str, typer.Option(help="Refiners joined by +, local-dir:RUN/model, or none.")] = "pamr",
     threshold: Annotated[
         str, typer.Option(help="Background score; LOW,HIGH marks scores between the two as unsure (255).")
     ] = "0.4",
+    clean: Annotated[
+        bool,
+        typer.Option("--clean", help="Clean the mask of each threshold by a dense CRF (extra `crf`), as IRN does."),
+    ] = False,
     scales: Scales = "0.5,1,1.5",
     flip: Flip = True,
     bf16: Annotated[bool, typer.Option(help="Compute in bfloat16 (autocast).")] = False,
@@ -54,7 +58,7 @@ def pseudo(
 
         from crt.cam import CAMExtractor
         from crt.pseudo import make_pseudo_masks
-        from crt.refine import create_refiner
+        from crt.refine import create_refiner, crf_labels
 
         levels: Any = factors(threshold, "--threshold")
         if len(levels) > 2:
@@ -66,7 +70,7 @@ def pseudo(
         photos = labelled_photos(images, labels, voc, cub, split, class_names=network.class_names, unusable=unusable)
         if network.class_names is None or list(network.class_names) != photos.class_names:
             raise ValueError(f"{model} knows the classes {network.class_names}, the photos' are {photos.class_names}.")
-        refiner = None if refine == "none" else create_refiner(refine).to(device)
+        refiner = None if refine == "none" else create_refiner(refine, pretrained=True, model=network).to(device)
         extractor = CAMExtractor(network, scales=factors(scales), flip=flip, batch_size=batch_size)
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16):
             report = make_pseudo_masks(
@@ -75,7 +79,8 @@ def pseudo(
                 photos,
                 output,
                 threshold=levels if len(levels) == 2 else levels[0],
-                settings={"model": model, "weights": _digest(network), "refiner": refine, "bf16": bf16},
+                clean=crf_labels if clean else None,
+                settings={"model": model, "weights": _digest(network), "bf16": bf16, **_identity(refine, refiner)},
                 process=(rank, world),
                 progress=progress_bar,
             )
@@ -86,6 +91,12 @@ def pseudo(
         out.print(text, highlight=False, soft_wrap=True)
         if failures:
             raise typer.Exit(2)
+
+
+def _identity(name: str, refiner: Any) -> dict[str, str]:
+    """The refiner's name and, if it has any, the SHA-256 of its weights."""
+    trained = refiner is not None and refiner.state_dict()
+    return {"refiner": name, **({"refiner_weights": _digest(refiner)} if trained else {})}
 
 
 def _digest(network: Any) -> str:

@@ -1,8 +1,9 @@
 """``crt train``: training."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import track
@@ -80,9 +81,67 @@ def train_cam(
             compile=compile,
             save_every=save_every,
             workers=workers,
-            progress=lambda steps, first, total: track(
-                steps, "steps", completed=first, total=total, console=err, transient=True
-            ),
+            progress=_bar,
         )
-        if os.environ.get("RANK", "0") == "0":
-            out.print(f"{len(photos)} photos, {len(photos.class_names)} classes -> {output / 'model'}", highlight=False)
+        _done(photos, output)
+
+
+@app.command("refine")
+def train_refine(
+    output: Annotated[Path, typer.Option("--out", help="Folder of the run; a stopped run goes on from there.")],
+    masks: Annotated[Path, typer.Option(help="Confident masks of the photos: `crt pseudo --threshold LOW,HIGH`.")],
+    images: Images = None,
+    labels: Labels = None,
+    voc: VOC = None,
+    cub: CUB = None,
+    split: Split = None,
+    preset: Annotated[str, typer.Option(help="A named recipe: irn-lite0-voc9k, irn-paper.")] = "irn-lite0-voc9k",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting of the recipe, NAME=VALUE; may be repeated.")
+    ] = None,
+    backbone_checkpoint: Annotated[
+        Path | None, typer.Option(help="ImageNet weights (safetensors, timm's layout); none: from timm.")
+    ] = None,
+    pretrained: Annotated[bool, typer.Option(help="Start from ImageNet weights, or from random ones.")] = True,
+    seed: int = 0,
+    precision: Annotated[
+        str | None, typer.Option(help="no (float32) or bf16; without it, what `accelerate launch` was told.")
+    ] = None,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode photos.")] = 1,
+) -> None:
+    """Train the boundary network (IRN) on pseudo masks; `crt pseudo --refine local-dir:OUT/model` walks between them.
+
+    Several processes: `accelerate launch -m crt.cli ...`.
+    """
+    with one_line_errors():
+        try:
+            from crt.train import build_boundary_net, make_refine_recipe
+            from crt.train import train_refine as train
+        except ModuleNotFoundError as error:
+            raise ValueError(f"training needs {error.name}: pip install 'crt-wsss[train]'.") from error
+        recipe = make_refine_recipe(preset, set_ or [])
+        photos = labelled_photos(images, labels, voc, cub, split).with_masks(masks)
+        model = build_boundary_net(recipe, backbone_checkpoint=backbone_checkpoint, pretrained=pretrained, seed=seed)
+        train(
+            model,
+            photos,
+            output,
+            recipe,
+            seed=seed,
+            precision=precision,
+            save_every=save_every,
+            workers=workers,
+            progress=_bar,
+        )
+        _done(photos, output)
+
+
+def _bar(steps: Iterable[Any], first: int, total: int) -> Iterable[Any]:
+    return track(steps, "steps", completed=first, total=total, console=err, transient=True)
+
+
+def _done(photos: Any, output: Path) -> None:
+    """The last line on the screen, of the first process alone."""
+    if os.environ.get("RANK", "0") == "0":
+        out.print(f"{len(photos)} photos, {len(photos.class_names)} classes -> {output / 'model'}", highlight=False)

@@ -4,12 +4,15 @@ from crt.models import variants as _variants  # registers the models
 from crt.models._config import PretrainedCfg
 from crt.models._factory import create_model
 from crt.models._registry import get_pretrained_cfg, is_model, list_models, register_model
+from crt.models.boundary import BoundaryMaps, BoundaryNet
 from crt.models.cnn import CNNBranch
 from crt.models.dual import DualBranch, DualLoss, dual_loss
 from crt.models.vit import CRT
 
 __all__ = [
     "CRT",
+    "BoundaryMaps",
+    "BoundaryNet",
     "CNNBranch",
     "DualBranch",
     "DualLoss",

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ __all__ = [
     "TransportError",
     "from_hub",
     "from_path",
+    "load_features",
     "load_weights",
     "read_checkpoint",
     "read_config",
@@ -189,6 +191,16 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
             f"the weights of {name} do not fit this {type(model).__name__}; they need the arguments of the model that "
             f"they were saved from (config.json): {error}"
         ) from error
+
+
+def load_features(features: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Loads the state dict of a whole timm model into its feature extractor; what comes after is left out.
+
+    Raises:
+        ValueError: tensors are missing or of another shape; ``name`` is what the message calls them.
+    """
+    wanted = features.state_dict().keys()
+    load_weights(features, {key: value for key, value in state.items() if key in wanted}, name)
 
 
 def read_weights(path: Path, name: str) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from crt.models._foreign import timm_model
-from crt.models._source import load_weights
+from crt.models._source import load_features
 
 __all__ = ["CNNBranch"]
 
@@ -75,8 +75,7 @@ class CNNBranch(nn.Module):
         Raises:
             ValueError: tensors are missing or of another shape; ``name`` is what the message calls them.
         """
-        wanted = self.backbone.state_dict().keys()
-        load_weights(self.backbone, {key: value for key, value in state.items() if key in wanted}, name)
+        load_features(self.backbone, state, name)
 
     def train(self, mode: bool = True) -> "CNNBranch":
         """Sets the mode as usual, but leaves batch norm in evaluation mode: its statistics stay the pretrained ones."""

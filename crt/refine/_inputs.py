@@ -7,7 +7,7 @@ from torch import Tensor
 
 from crt.cam.functional import resize
 
-__all__ = ["check_pair", "colours", "resized"]
+__all__ = ["check_pair", "resized"]
 
 
 def check_pair(image: Tensor, cam: Tensor) -> None:
@@ -21,20 +21,6 @@ def check_pair(image: Tensor, cam: Tensor) -> None:
         raise TypeError(f"maps are floating point, got {cam.dtype}.")
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise TypeError(f"images are uint8, or floating point in [0, 1]; got {image.dtype}.")
-
-
-def colours(image: Tensor) -> Tensor:
-    """uint8, or floating point in [0, 1] -> float32 in [0, 1].
-
-    Raises:
-        ValueError: floats that are far outside [0, 1]: a normalised image, say.
-    """
-    if image.dtype == torch.uint8:
-        return image.float() / 255
-    low, high = image.aminmax()
-    if low < -0.01 or high > 1.01:
-        raise ValueError(f"floating point images are in [0, 1], this one goes from {low:.3g} to {high:.3g}.")
-    return image.float()
 
 
 def resized(cam: Tensor, size: Sequence[int]) -> Tensor:

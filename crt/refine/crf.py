@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crt.refine._inputs import check_pair, colours, resized
+from crt.cam.functional import colours
+from crt.refine._inputs import check_pair, resized
 
 __all__ = ["CRFSettings", "DenseCRF", "crf_labels"]
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crt.refine._inputs import check_pair, colours
+from crt.cam.functional import colours
+from crt.refine._inputs import check_pair
 
 __all__ = ["PAMR"]
 

@@ -21,7 +21,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crt.refine._inputs import check_pair, colours, resized
+from crt.cam.functional import colours
+from crt.refine._inputs import check_pair, resized
 from crt.refine.affinity import displacements, path_affinity
 
 __all__ = ["RandomWalk", "chebyshev_coefficients", "random_walk"]
@@ -110,6 +111,8 @@ class RandomWalk(nn.Module):
         boundary: a module or function from images (B, 3, H, W), float32 in [0, 1], to boundaries (B, 1, h, w) in
             [0, 1]; its grid is the one that the walk takes place on.
         radius, beta, steps, tolerance: as for ``random_walk``.
+        max_side: photos with a longer side are reduced to it (in pixels) before their boundaries are looked for; None
+            keeps their size.
     """
 
     def __init__(
@@ -120,9 +123,12 @@ class RandomWalk(nn.Module):
         beta: float = 10,
         steps: int = 256,
         tolerance: float | None = None,
+        max_side: int | None = None,
     ) -> None:
         super().__init__()
-        self.boundary = boundary
+        if max_side is not None and max_side < 1:
+            raise ValueError(f"max_side must be at least 1 pixel, or None; got {max_side}.")
+        self.boundary, self.max_side = boundary, max_side
         self.radius, self.beta, self.steps, self.tolerance = radius, beta, steps, tolerance
 
     def forward(self, image: Tensor, cam: Tensor) -> Tensor:
@@ -136,7 +142,7 @@ class RandomWalk(nn.Module):
             (B, k, h, w) in [0, 1], the dtype and device of ``cam``.  The walk flattens peaks; nothing is normalised.
         """
         check_pair(image, cam)
-        boundary = self.boundary(colours(image))
+        boundary = self.boundary(self._reduced(colours(image)))
         walked = random_walk(
             resized(cam, boundary.shape[-2:]),
             boundary,
@@ -148,8 +154,17 @@ class RandomWalk(nn.Module):
         # Dropped Chebyshev terms may leave a value below zero, by less than the tolerance.
         return resized(walked, cam.shape[-2:]).clamp(min=0)
 
+    def _reduced(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        shrink = self.max_side / max(height, width) if self.max_side else 1.0
+        if shrink >= 1:
+            return image
+        size = [max(1, round(height * shrink)), max(1, round(width * shrink))]
+        return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+
     def extra_repr(self) -> str:
-        return f"radius={self.radius}, beta={self.beta}, steps={self.steps}, tolerance={self.tolerance}"
+        settings = ("radius", "beta", "steps", "tolerance", "max_side")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in settings)
 
 
 def _check(cam: Tensor, boundary: Tensor, beta: float, steps: int, tolerance: float | None) -> None:

@@ -1,24 +1,21 @@
 """The CAM stage: both branches on image-level labels, over accelerate (paper sections 3.3 and 4.1)."""
 
 import dataclasses
-import json
 import logging
-import math
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from crt.data import LabelledPhotos
 from crt.models import CRT, CNNBranch, DualBranch, create_model, dual_loss
 from crt.models._source import read_checkpoint
 from crt.train.checkpoint import load_checkpoint, save_checkpoint
+from crt.train.loop import Log, batches, make_optimizer, rates
 from crt.train.mask_loss import mask_loss
 from crt.train.photos import Crops, batch_plan
 from crt.train.recipe import CAMRecipe
@@ -26,7 +23,6 @@ from crt.train.recipe import CAMRecipe
 __all__ = ["build_branches", "train_cam"]
 
 logger = logging.getLogger(__name__)
-LOG_EVERY = 50
 
 
 def build_branches(
@@ -134,12 +130,12 @@ def train_cam(
     wrapped, prepared = accelerator.prepare(model, optimizer)
     if compile:
         wrapped = torch.compile(wrapped)
-    log = _Log(out / "log.jsonl", first)
-    batches = _batches(loader)
-    steps = progress(batches, first, len(plan)) if accelerator.is_main_process else batches
+    log = Log(out / "log.jsonl", first)
+    all_batches = batches(loader)
+    steps = progress(all_batches, first, len(plan)) if accelerator.is_main_process else all_batches
     for step, (images, targets, *masks) in enumerate(steps, first):
         epoch = plan[step][0][0]
-        for group, rate in zip(optimizer.param_groups, _rates(recipe, step, len(plan)), strict=True):
+        for group, rate in zip(optimizer.param_groups, rates(recipe, step, len(plan)), strict=True):
             group["lr"] = rate
         coupling = recipe.coupling if epoch >= recipe.coupling_from else 0.0
         with torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
@@ -180,29 +176,11 @@ def _check(recipe: CAMRecipe, photos: LabelledPhotos, precision: str, processes:
         raise ValueError(f"a batch of {recipe.batch_size} does not divide among {processes} processes.")
 
 
-def _batches(loader: DataLoader) -> Iterator[list[Tensor]]:
-    """The loader's batches; an error in one of its processes comes without that process's traceback."""
-    try:
-        yield from loader
-    except OSError as error:
-        raise OSError(str(error).strip().splitlines()[-1].removeprefix("OSError: ")) from error
-
-
 def _optimizer(model: DualBranch, recipe: CAMRecipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over two groups, backbones and heads, in the order of ``_rates``."""
+    """The recipe's optimiser over backbones and heads."""
     heads = [p for name, p in model.named_parameters() if ".head." in name]
     bodies = [p for name, p in model.named_parameters() if ".head." not in name and p.requires_grad]
-    groups = [{"params": bodies}, {"params": heads}]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
-
-
-def _rates(recipe: CAMRecipe, step: int, steps: int) -> tuple[float, float]:
-    """Learning rates of backbones and heads at a step: linear rise, polynomial decay."""
-    rise = min((step + 1) / recipe.warmup, 1.0) if recipe.warmup else 1.0
-    rate = recipe.lr * rise * (1 - step / steps) ** recipe.power
-    return rate, recipe.head_factor * rate
+    return make_optimizer(bodies, heads, recipe)
 
 
 def _loader(
@@ -218,30 +196,3 @@ def _loader(
     crops = Crops(photos, recipe, vit.config["mean"], vit.config["std"], seed)
     mine = [batch[accelerator.process_index :: accelerator.num_processes] for batch in plan]
     return DataLoader(crops, batch_sampler=mine, num_workers=workers, prefetch_factor=4 if workers else None)
-
-
-class _Log:
-    """Mean losses and speed, a line of JSON every ``LOG_EVERY`` steps.
-
-    Raises:
-        ValueError: a loss is NaN or infinite.
-    """
-
-    def __init__(self, path: Path, first: int) -> None:
-        self.path, self.first, self.start = path, first, time.monotonic()
-        self.sums: dict[str, float] = {}
-        self.count = 0
-
-    def add(self, step: int, epoch: int, losses: dict[str, Tensor], batch_size: int) -> None:
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
-        if not math.isfinite(self.sums["total"]):
-            raise ValueError(f"the loss is no longer finite at step {step}; try a lower learning rate or float32.")
-        self.count += 1
-        if step % LOG_EVERY:
-            return
-        means = {name: round(value / self.count, 5) for name, value in self.sums.items()}
-        speed = round((step - self.first) * batch_size / (time.monotonic() - self.start), 2)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "epoch": epoch, **means, "photos_per_second": speed}) + "\n")
-        self.sums, self.count = {}, 0

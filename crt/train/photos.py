@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from crt.data import LabelledPhotos, load_mask
 from crt.models._inputs import as_photos
-from crt.train.recipe import CAMRecipe
+from crt.train.recipe import CAMRecipe, RefineRecipe
 
 __all__ = ["Crops", "batch_plan"]
 
@@ -46,7 +46,12 @@ class Crops(Dataset[tuple[Tensor, ...]]):
     """
 
     def __init__(
-        self, photos: LabelledPhotos, recipe: CAMRecipe, mean: Sequence[float], std: Sequence[float], seed: int
+        self,
+        photos: LabelledPhotos,
+        recipe: CAMRecipe | RefineRecipe,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
     ) -> None:
         self.photos, self.seed = photos, seed
         normalise = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]

@@ -5,9 +5,11 @@ import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-__all__ = ["PRESETS", "CAMRecipe", "make_recipe"]
+__all__ = ["PRESETS", "REFINE_PRESETS", "CAMRecipe", "RefineRecipe", "make_recipe", "make_refine_recipe"]
+
+Recipe = TypeVar("Recipe", "CAMRecipe", "RefineRecipe")
 
 
 @dataclass(frozen=True)
@@ -59,25 +61,64 @@ class CAMRecipe:
 
     def __post_init__(self) -> None:
         """Raises: ValueError if a setting is out of its range."""
-        rules = {
-            "optimizer": (self.optimizer in ("adamw", "sgd"), "'adamw' or 'sgd'"),
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "crop": (self.crop >= 1, "at least 1"),
-            "lr": (self.lr > 0, "above 0"),
-            "coupling": (self.coupling >= 0, "at least 0"),
-            "mask": (self.mask >= 0, "at least 0"),
-            "warmup": (self.warmup >= 0, "at least 0"),
-            "clip": (self.clip is None or self.clip > 0, "above 0, or null"),
-            "area": (
-                self.area is None or (len(self.area) == 2 and 0 < self.area[0] <= self.area[1] <= 1),
-                "0 < a <= b <= 1",
-            ),
-            "long_side": (len(self.long_side) == 2 and 1 <= self.long_side[0] <= self.long_side[1], "two rising sizes"),
-        }
-        for name, (right, wanted) in rules.items():
-            if not right:
-                raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)!r}.")
+        _check(self, coupling=(self.coupling >= 0, "at least 0"), mask=(self.mask >= 0, "at least 0"))
+
+
+@dataclass(frozen=True)
+class RefineRecipe:
+    """Settings of the refinement stage: the boundary network of IRN (Ahn et al., CVPR 2019).
+
+    Attributes:
+        backbone, output_stride, boundary_width, displacement_width: see ``BoundaryNet``.
+        radius: of the pairs that the losses look at, in cells of 4 pixels.
+        epochs, batch_size: length of the run, photos a step over all processes.
+        optimizer, lr, weight_decay: of the boundary head.
+        head_factor: learning rate of the displacement head as a multiple of ``lr``.
+        warmup, power, clip, area: see ``CAMRecipe``.
+        crop: side of the training crop, pixels, a multiple of 4.
+        long_side: range to which the photo's long side is brought, used without ``area``.
+    """
+
+    backbone: str = "tf_efficientnet_lite0"
+    output_stride: int = 16
+    boundary_width: int = 32
+    displacement_width: int = 64
+    radius: int = 10
+    epochs: int = 3
+    batch_size: int = 16
+    optimizer: Literal["adamw", "sgd"] = "sgd"
+    lr: float = 0.1
+    weight_decay: float = 1e-4
+    head_factor: float = 10.0
+    warmup: int = 0
+    power: float = 0.9
+    clip: float | None = None
+    crop: int = 256
+    area: tuple[float, float] | None = None
+    long_side: tuple[int, int] = (320, 640)
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError if a setting is out of its range."""
+        _check(self, radius=(self.radius >= 2, "at least 2"), crop=(self.crop % 4 == 0, "a multiple of 4"))
+
+
+def _check(recipe: CAMRecipe | RefineRecipe, **more: tuple[bool, str]) -> None:
+    """Rules that all recipes share, and more: name = (whether it is right, what is allowed)."""
+    area, sides = recipe.area, recipe.long_side
+    rules = {
+        "optimizer": (recipe.optimizer in ("adamw", "sgd"), "'adamw' or 'sgd'"),
+        "epochs": (recipe.epochs >= 1, "at least 1"),
+        "batch_size": (recipe.batch_size >= 1, "at least 1"),
+        "crop": (recipe.crop >= 1, "at least 1"),
+        "lr": (recipe.lr > 0, "above 0"),
+        "warmup": (recipe.warmup >= 0, "at least 0"),
+        "clip": (recipe.clip is None or recipe.clip > 0, "above 0, or null"),
+        "area": (area is None or (len(area) == 2 and 0 < area[0] <= area[1] <= 1), "0 < a <= b <= 1"),
+        "long_side": (len(sides) == 2 and 1 <= sides[0] <= sides[1], "two rising sizes"),
+    }
+    for name, (right, wanted) in [*rules.items(), *more.items()]:
+        if not right:
+            raise ValueError(f"{name} must be {wanted}, got {getattr(recipe, name)!r}.")
 
 
 _PAPER = CAMRecipe(
@@ -105,9 +146,16 @@ PRESETS = {
     ),
 }
 
+REFINE_PRESETS = {
+    "irn-lite0-voc9k": RefineRecipe(),
+    "irn-paper": RefineRecipe(
+        backbone="resnet50", displacement_width=256, batch_size=32, crop=512, long_side=(250, 750)
+    ),
+}
+
 
 def make_recipe(preset: str, changes: Iterable[str] = ()) -> CAMRecipe:
-    """A named recipe with settings changed.
+    """A named recipe of the CAM stage with settings changed.
 
     Args:
         preset: a name in ``PRESETS``.
@@ -119,9 +167,22 @@ def make_recipe(preset: str, changes: Iterable[str] = ()) -> CAMRecipe:
     >>> make_recipe("paper", ["epochs=2", "cnn=resnet50"]).cnn
     'resnet50'
     """
-    if preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}.")
-    recipe, values = PRESETS[preset], {}
+    return _made(PRESETS, preset, changes)
+
+
+def make_refine_recipe(preset: str, changes: Iterable[str] = ()) -> RefineRecipe:
+    """A named recipe of the refinement stage with settings changed, as ``make_recipe`` does; see ``REFINE_PRESETS``.
+
+    >>> make_refine_recipe("irn-paper", ["batch_size=16"]).crop
+    512
+    """
+    return _made(REFINE_PRESETS, preset, changes)
+
+
+def _made(presets: dict[str, Recipe], preset: str, changes: Iterable[str]) -> Recipe:
+    if preset not in presets:
+        raise ValueError(f"unknown preset {preset!r}; there are {', '.join(presets)}.")
+    recipe, values = presets[preset], {}
     for change in changes:
         name, _, text = change.partition("=")
         fields = dataclasses.asdict(recipe)

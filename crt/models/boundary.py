@@ -1,0 +1,215 @@
+"""BoundaryNet: where one class ends and the next begins, and which way the middle of each object lies (IRN).
+
+Ahn et al., "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations", CVPR 2019, section 4 and
+appendix.  Its losses are in ``crt.refine``, its training is ``crt train refine``; ``crt.refine.RandomWalk`` walks
+between its boundaries.
+
+Departures: the backbone is any timm feature extractor (the paper: ResNet-50); each head has one width for all stages;
+the photo is padded by its border pixels to whole cells of the last stage, so that all stages lie on each other exactly,
+also on those of the mirrored photo.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from huggingface_hub import ModelCard
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crt.cam.functional import colours
+from crt.models._foreign import timm_model
+from crt.models._hub import HubMixin
+from crt.models._photos import three_values
+from crt.models._source import load_features
+
+__all__ = ["BoundaryMaps", "BoundaryNet"]
+
+STRIDE = 4  # pixels to a cell of the maps
+
+
+class BoundaryMaps(NamedTuple):
+    """What the two heads see.
+
+    Attributes:
+        boundary: (B, 1, h, w) in [0, 1].
+        displacement: (B, 2, h, w), the way (y, x) in cells to the middle of the object.
+    """
+
+    boundary: Tensor
+    displacement: Tensor
+
+
+class BoundaryNet(nn.Module, HubMixin):
+    """A boundary head and a displacement head on a frozen backbone, both with 4-pixel cells.
+
+    Args:
+        backbone: name of a timm model that supports ``features_only``, with features of stride 4 and above it.
+        output_stride: pixels to a cell of the backbone's last features, where dilation takes over (the paper: 16).
+        boundary_width: channels that the boundary head takes from each stage, a multiple of 8 (the paper: 32).
+        displacement_width: the same for the other head (the paper: 64 to 256).
+        mean, std: normalisation, three values each; None takes that of the backbone's weights.
+
+    Attributes:
+        mean_shift: (2,), subtracted from displacements: their mean over the training photos, zero before training.
+
+    Raises:
+        ValueError: an argument out of its range, or a backbone without such features.
+    """
+
+    backbone: Any
+    mean_shift: Tensor
+
+    def __init__(
+        self,
+        backbone: str = "tf_efficientnet_lite0",
+        *,
+        output_stride: int = 16,
+        boundary_width: int = 32,
+        displacement_width: int = 64,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, width in (("boundary_width", boundary_width), ("displacement_width", displacement_width)):
+            if width < 8 or width % 8:
+                raise ValueError(f"{name} must be a multiple of 8, got {width}.")
+        self.backbone_name, self.output_stride = backbone, output_stride
+        self.backbone = timm_model(backbone, features_only=True, output_stride=output_stride).requires_grad_(False)
+        cfg: Any = timm.get_pretrained_cfg(backbone)
+        self._mean, self._std = three_values(mean or cfg.mean, "mean"), three_values(std or cfg.std, "std")
+        self.strides: list[int] = self.backbone.feature_info.reduction()
+        if STRIDE not in self.strides or max(self.strides) == STRIDE:
+            raise ValueError(f"features of stride 4 and above are needed, those of {backbone!r} are {self.strides}.")
+        channels = self.backbone.feature_info.channels()
+        self.boundary_width, self.displacement_width = boundary_width, displacement_width
+        self.boundary_head = _BoundaryHead(channels, boundary_width)
+        deep = sum(stride > STRIDE for stride in self.strides)
+        self.displacement_head = _DisplacementHead(channels, deep, displacement_width)
+        self.register_buffer("mean_shift", torch.zeros(2))
+        self.train()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments: the contents of config.json."""
+        return {
+            "backbone": self.backbone_name,
+            "output_stride": self.output_stride,
+            "boundary_width": self.boundary_width,
+            "displacement_width": self.displacement_width,
+            "mean": self._mean,
+            "std": self._std,
+        }
+
+    def train(self, mode: bool = True) -> "BoundaryNet":
+        """Sets the mode as usual, but leaves the backbone in evaluation mode: it is frozen."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def load_backbone(self, state: Mapping[str, Tensor], name: str) -> None:
+        """Loads a timm state dict into the backbone, as ``CNNBranch.load_backbone`` does."""
+        load_features(self.backbone, state, name)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Boundaries, the mean of those of the photo and of its mirror image.
+
+        Args:
+            image: (B, 3, H, W), uint8 in [0, 255] or floating point in [0, 1].
+
+        Returns:
+            (B, 1, ceil(H / 4), ceil(W / 4)) in [0, 1].
+
+        Raises:
+            ValueError: another shape, or floats out of their range.
+        """
+        mean, std = (image.new_tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (self._mean, self._std))
+        h, w = self._cells(image)
+        x = self._padded((colours(image) - mean) / std)
+        boundary = self.boundary_head(*self._features(torch.cat([x, x.flip(-1)]))).sigmoid()
+        plain, mirrored = boundary.chunk(2)
+        return ((plain + mirrored.flip(-1)) / 2)[..., :h, :w]
+
+    def forward_maps(self, x: Tensor) -> BoundaryMaps:
+        """(B, 3, H, W) normalised floats -> both maps, (ceil(H / 4), ceil(W / 4)) cells, without a mirror image."""
+        h, w = self._cells(x)
+        seen = self._features(self._padded(x))
+        boundary = self.boundary_head(*seen).sigmoid()
+        displacement = self.displacement_head(*seen) - self.mean_shift.view(2, 1, 1)
+        return BoundaryMaps(boundary[..., :h, :w], displacement[..., :h, :w])
+
+    @staticmethod
+    def _cells(image: Tensor) -> tuple[int, int]:
+        """The cells that show the image; the maps have more before they are cropped."""
+        if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
+            raise ValueError(f"expected images of shape (B, 3, H, W), got {tuple(image.shape)}.")
+        return -(-image.shape[-2] // STRIDE), -(-image.shape[-1] // STRIDE)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """Normalised images, padded to whole cells of all stages."""
+        whole = math.lcm(*self.strides)
+        x = F.pad(x, (0, -x.shape[-1] % whole, 0, -x.shape[-2] % whole), mode="replicate")
+        return x.to(self.mean_shift.dtype)
+
+    def _features(self, x: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
+        """The backbone's features, without gradient, and the size of the grid that the heads bring them to."""
+        with torch.no_grad():
+            return self.backbone(x), (x.shape[-2] // STRIDE, x.shape[-1] // STRIDE)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The model card: what the model is, its configuration, how to load it."""
+        rows = "\n".join(f"| {key} | {value} |" for key, value in self.config.items())
+        return ModelCard(
+            "---\nlibrary_name: crt-wsss\nlicense: apache-2.0\ntags:\n- weakly-supervised-semantic-segmentation\n---\n"
+            "# A BoundaryNet of crt-wsss\n\nIt finds the boundaries between classes (IRN, Ahn et al., CVPR 2019).\n\n"
+            f"| argument | value |\n|---|---|\n{rows}\n\n"
+            '```python\nrefiner = crt.create_refiner("local-dir:FOLDER")\ncam = refiner(image, cam)\n```\n\n'
+            "Please add: training data and its licence, recipe, seed, measured results with list and threshold.\n"
+        )
+
+
+class _BoundaryHead(nn.Module):
+    """All stages, projected, brought to one grid and joined into one channel."""
+
+    def __init__(self, channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.sides = nn.ModuleList(_projection(count, width) for count in channels)
+        self.last = nn.Conv2d(width * len(channels), 1, kernel_size=1)
+
+    def forward(self, features: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+        """Features of all stages -> (B, 1, *grid) logits."""
+        sides = [_resized(side(x), grid) for side, x in zip(self.sides, features, strict=True)]
+        return self.last(torch.cat(sides, dim=1))
+
+
+class _DisplacementHead(nn.Module):
+    """Top-down: the deep stages are joined at twice the cell, then the shallow ones with them at the cell itself."""
+
+    def __init__(self, channels: Sequence[int], deep: int, width: int) -> None:
+        super().__init__()
+        self.deep = deep
+        self.sides = nn.ModuleList(_projection(count, width) for count in channels)
+        self.join_deep = _projection(width * deep, width)
+        self.join_all = _projection(width * (len(channels) - deep + 1), width)
+        self.last = nn.Conv2d(width, 2, kernel_size=1, bias=False)
+
+    def forward(self, features: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+        """Features of all stages -> (B, 2, *grid)."""
+        sides = [side(x) for side, x in zip(self.sides, features, strict=True)]
+        shallow, deep = sides[: -self.deep], sides[-self.deep :]
+        coarse = (grid[0] // 2, grid[1] // 2)
+        top = self.join_deep(torch.cat([_resized(x, coarse) for x in deep], dim=1))
+        return self.last(self.join_all(torch.cat([_resized(x, grid) for x in [*shallow, top]], dim=1)))
+
+
+def _projection(channels: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, width, kernel_size=1, bias=False), nn.GroupNorm(width // 8, width), nn.ReLU()
+    )
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, pixel centres at half integers; halving takes the mean of 2 x 2 cells."""
+    return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
