@@ -16,7 +16,17 @@ import torch
 from torch import Tensor
 
 from crt._messages import placed
-from crt.cam.functional import Activation, Align, activated, merge_scales, normalise, pooled, resize, snapped_size
+from crt.cam.functional import (
+    Activation,
+    Align,
+    activated,
+    merge_scales,
+    normalise,
+    pooled,
+    reduction,
+    resize,
+    snapped_size,
+)
 from crt.cam.result import CAMResult
 from crt.cam.tiling import merge, offsets, pad_to
 
@@ -145,7 +155,7 @@ class CAMExtractor:
     def _views_of(self, photo: Tensor, wanted: Tensor | None) -> Iterator[tuple["_View", Tensor]]:
         """The photo at every scale, each with its mirror image."""
         image = self.model.normalised(photo.to(self.model.device))
-        shrink = min(1.0, self.max_side / max(photo.shape[-2:])) if self.max_side else 1.0
+        shrink = reduction(photo.shape[-2], photo.shape[-1], self.max_side)
         for scale in self.scales:
             scaled = snapped_size(photo.shape[-2], photo.shape[-1], scale * shrink, self.model.patch)
             for view, seen in _views(self.model, resize(image, scaled, antialias=True), self.flip, "exact"):

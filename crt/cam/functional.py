@@ -16,6 +16,7 @@ __all__ = [
     "merge_scales",
     "normalise",
     "pooled",
+    "reduction",
     "resize",
     "snapped_size",
 ]
@@ -76,6 +77,15 @@ def pooled(maps: Tensor, share: float = 1.0) -> Tensor:
     if share == 1:
         return cells.mean(dim=-1)
     return cells.topk(max(1, round(share * cells.shape[-1])), dim=-1).values.mean(dim=-1)
+
+
+def reduction(height: int, width: int, max_side: int | None) -> float:
+    """The factor, at most 1, that brings the longer side to ``max_side`` pixels; None reduces nothing.
+
+    >>> reduction(300, 1280, 640)
+    0.5
+    """
+    return 1.0 if max_side is None else min(1.0, max_side / max(height, width))
 
 
 def resize(x: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:

@@ -16,6 +16,7 @@ Scales = Annotated[str, typer.Option(help="Factors at which photos are seen, sep
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 Model = Annotated[str, typer.Option(help="A name of `crt models`, hf-hub:ORG/NAME or local-dir:PATH.")]
 Flip = Annotated[bool, typer.Option(help="Add the map of the mirrored photo.")]
+BFloat16 = Annotated[bool, typer.Option(help="Compute in bfloat16 (autocast).")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Tiles computed at once, over scales and photos.")]
 
 Images = Annotated[
@@ -40,6 +41,15 @@ def one_line_errors() -> Iterator[None]:
     except (ValueError, TypeError, OSError, ImportError) as error:
         complain(error)
         raise typer.Exit(2) from error
+
+
+@contextmanager
+def autocast(device: str, bf16: bool) -> Iterator[None]:
+    """bfloat16 inside, if it is asked for."""
+    import torch
+
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16):
+        yield
 
 
 def complain(error: BaseException, about: str = "") -> None:

@@ -1,14 +1,25 @@
 """``crt eval``: measuring."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from crt.cli import report, sheets
-from crt.cli.common import BatchSize, Device, Flip, Model, Scales, factors, load_model, one_line_errors, progress_bar
+from crt.cli.common import (
+    BatchSize,
+    BFloat16,
+    Device,
+    Flip,
+    Model,
+    Scales,
+    autocast,
+    factors,
+    load_model,
+    one_line_errors,
+    progress_bar,
+)
 
 app = typer.Typer(help="Measure.", no_args_is_help=True)
 
@@ -17,7 +28,6 @@ List = Annotated[str, typer.Option("--list", help="Name of a list in ImageSets/S
 Record = Annotated[Path | None, typer.Option("--json", help="Write the record here.")]
 Plot = Annotated[Path | None, typer.Option(help="Draw the curve here, as a PNG (extra `eval`).")]
 Worst = Annotated[Path | None, typer.Option(help="Write the twenty worst photos here, as a contact sheet (PNG).")]
-BFloat16 = Annotated[bool, typer.Option(help="Compute in bfloat16 (autocast).")]
 
 
 @app.callback()
@@ -68,7 +78,7 @@ def eval_cam(
         def seeds(photos: Any) -> Any:
             return seeds_of_model(extractor, photos) if maps is None else seeds_of_folder(maps, photos)
 
-        with _autocast(device, bf16):
+        with autocast(device, bf16):
             found = measure_seeds(seeds(data), data, levels, progress=progress_bar)
         threshold, best = found.curve.best()
         curve = found.curve.compute().view(-1)
@@ -88,7 +98,7 @@ def eval_cam(
         low = report.worst(data.names, found.photos[:, place])
         report.write_plot(plot, title, "background threshold", levels, {"seed mIoU": curve.tolist()})
         rows = sheets.seed_rows(data, low, seeds, threshold)
-        with _autocast(device, bf16):
+        with autocast(device, bf16):
             report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
         report.write_record(
             record,
@@ -189,7 +199,7 @@ def eval_boxes(
         network = load_model(model, device)
         extractor = CAMExtractor(network, scales=factors(scales), flip=flip, batch_size=batch_size)
         share, rule = (network.seed_threshold, "the model's") if threshold is None else (threshold, "given")
-        with _autocast(device, bf16):
+        with autocast(device, bf16):
             found = measure_boxes(extractor, data, share, thresholds=levels, square=square, progress=progress_bar)
         fixed, curve = found.localisation.compute(), found.curve.compute()
         resolution = f"photos seen at {square} x {square}" if square else "photos' own resolution"
@@ -238,14 +248,6 @@ def eval_boxes(
             },
             worst=[{"name": photo, "iou": report.share(score)} for _, photo, score in low],
         )
-
-
-@contextmanager
-def _autocast(device: str, bf16: bool) -> Iterator[None]:
-    import torch
-
-    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16):
-        yield
 
 
 def _worst_title(low: Sequence[Any], title: str) -> str:

@@ -10,6 +10,7 @@ from crt.cli.common import (
     CUB,
     VOC,
     BatchSize,
+    BFloat16,
     Device,
     Flip,
     Images,
@@ -17,6 +18,7 @@ from crt.cli.common import (
     Model,
     Scales,
     Split,
+    autocast,
     complain,
     factors,
     labelled_photos,
@@ -45,7 +47,7 @@ def pseudo(
     ] = False,
     scales: Scales = "0.5,1,1.5",
     flip: Flip = True,
-    bf16: Annotated[bool, typer.Option(help="Compute in bfloat16 (autocast).")] = False,
+    bf16: BFloat16 = False,
     device: Device = "cpu",
     batch_size: BatchSize = 16,
 ) -> None:
@@ -54,8 +56,6 @@ def pseudo(
     Several processes: `accelerate launch -m crt.cli pseudo ...`; with `--device cuda` each takes its own GPU.
     """
     with one_line_errors():
-        import torch
-
         from crt.cam import CAMExtractor
         from crt.pseudo import make_pseudo_masks
         from crt.refine import create_refiner, crf_labels
@@ -72,7 +72,7 @@ def pseudo(
             raise ValueError(f"{model} knows the classes {network.class_names}, the photos' are {photos.class_names}.")
         refiner = None if refine == "none" else create_refiner(refine, pretrained=True, model=network).to(device)
         extractor = CAMExtractor(network, scales=factors(scales), flip=flip, batch_size=batch_size)
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16):
+        with autocast(device, bf16):
             report = make_pseudo_masks(
                 extractor,
                 refiner,

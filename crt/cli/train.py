@@ -10,6 +10,16 @@ from rich.progress import track
 
 from crt.cli.common import CUB, VOC, Images, Labels, Split, err, labelled_photos, one_line_errors, out
 
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting of the recipe, NAME=VALUE; may be repeated.")
+]
+Pretrained = Annotated[bool, typer.Option(help="Start from ImageNet weights, or from random ones.")]
+Precision = Annotated[
+    str | None, typer.Option(help="no (float32) or bf16; without it, what `accelerate launch` was told.")
+]
+SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that decode photos.")]
+
 app = typer.Typer(help="Train (extra `train`).", no_args_is_help=True)
 
 
@@ -35,34 +45,25 @@ def train_cam(
     preset: Annotated[
         str, typer.Option(help="A named recipe: t16-voc9k, t16-voc9k-masks, paper, paper-wsol.")
     ] = "t16-voc9k",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting of the recipe, NAME=VALUE; may be repeated.")
-    ] = None,
+    set_: Changes = None,
     backbone_checkpoint: Annotated[
         Path | None, typer.Option(help="ImageNet weights of the ViT (safetensors, timm's layout); none: from timm.")
     ] = None,
     cnn_checkpoint: Annotated[Path | None, typer.Option(help="The same for the CNN.")] = None,
-    pretrained: Annotated[bool, typer.Option(help="Start from ImageNet weights, or from random ones.")] = True,
+    pretrained: Pretrained = True,
     seed: int = 0,
-    precision: Annotated[
-        str | None, typer.Option(help="no (float32) or bf16; without it, what `accelerate launch` was told.")
-    ] = None,
+    precision: Precision = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile both backbones.")] = False,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode photos.")] = 1,
+    save_every: SaveEvery = 200,
+    workers: Workers = 1,
 ) -> None:
     """Train on image-level labels; the result is OUT/model. Several processes: `accelerate launch -m crt.cli ...`."""
     with one_line_errors():
-        try:
-            from crt.train import build_branches, make_recipe
-            from crt.train import train_cam as train
-        except ModuleNotFoundError as error:
-            raise ValueError(f"training needs {error.name}: pip install 'crt-wsss[train]'.") from error
-
-        recipe = make_recipe(preset, set_ or [])
+        train = _library()
+        recipe = train.make_recipe(preset, set_ or [])
         photos = labelled_photos(images, labels, voc, cub, split)
         photos = photos.with_masks(masks) if masks else photos
-        model = build_branches(
+        model = train.build_branches(
             recipe,
             photos.class_names,
             backbone_checkpoint=backbone_checkpoint,
@@ -71,7 +72,7 @@ def train_cam(
             start=start,
             seed=seed,
         )
-        train(
+        train.train_cam(
             model,
             photos,
             output,
@@ -96,34 +97,28 @@ def train_refine(
     cub: CUB = None,
     split: Split = None,
     preset: Annotated[str, typer.Option(help="A named recipe: irn-lite0-voc9k, irn-paper.")] = "irn-lite0-voc9k",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting of the recipe, NAME=VALUE; may be repeated.")
-    ] = None,
+    set_: Changes = None,
     backbone_checkpoint: Annotated[
         Path | None, typer.Option(help="ImageNet weights (safetensors, timm's layout); none: from timm.")
     ] = None,
-    pretrained: Annotated[bool, typer.Option(help="Start from ImageNet weights, or from random ones.")] = True,
+    pretrained: Pretrained = True,
     seed: int = 0,
-    precision: Annotated[
-        str | None, typer.Option(help="no (float32) or bf16; without it, what `accelerate launch` was told.")
-    ] = None,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode photos.")] = 1,
+    precision: Precision = None,
+    save_every: SaveEvery = 200,
+    workers: Workers = 1,
 ) -> None:
     """Train the boundary network (IRN) on pseudo masks; `crt pseudo --refine local-dir:OUT/model` walks between them.
 
     Several processes: `accelerate launch -m crt.cli ...`.
     """
     with one_line_errors():
-        try:
-            from crt.train import build_boundary_net, make_refine_recipe
-            from crt.train import train_refine as train
-        except ModuleNotFoundError as error:
-            raise ValueError(f"training needs {error.name}: pip install 'crt-wsss[train]'.") from error
-        recipe = make_refine_recipe(preset, set_ or [])
+        train = _library()
+        recipe = train.make_refine_recipe(preset, set_ or [])
         photos = labelled_photos(images, labels, voc, cub, split).with_masks(masks)
-        model = build_boundary_net(recipe, backbone_checkpoint=backbone_checkpoint, pretrained=pretrained, seed=seed)
-        train(
+        model = train.build_boundary_net(
+            recipe, backbone_checkpoint=backbone_checkpoint, pretrained=pretrained, seed=seed
+        )
+        train.train_refine(
             model,
             photos,
             output,
@@ -135,6 +130,15 @@ def train_refine(
             progress=_bar,
         )
         _done(photos, output)
+
+
+def _library() -> Any:
+    """``crt.train``; ValueError that names the extra if a package of it is missing."""
+    try:
+        import crt.train
+    except ModuleNotFoundError as error:
+        raise ValueError(f"training needs {error.name}: pip install 'crt-wsss[train]'.") from error
+    return crt.train
 
 
 def _bar(steps: Iterable[Any], first: int, total: int) -> Iterable[Any]:

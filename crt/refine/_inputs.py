@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from crt.cam.functional import resize
+from crt.cam.functional import reduction, resize
 
-__all__ = ["check_pair", "resized"]
+__all__ = ["check_pair", "reduced_size", "resized"]
 
 
 def check_pair(image: Tensor, cam: Tensor) -> None:
@@ -23,7 +23,14 @@ def check_pair(image: Tensor, cam: Tensor) -> None:
         raise TypeError(f"images are uint8, or floating point in [0, 1]; got {image.dtype}.")
 
 
-def resized(cam: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, k, h, w) at another size, bilinearly (align_corners=False); no maps at all stay none."""
+def reduced_size(image: Tensor, max_side: int | None) -> tuple[int, int]:
+    """(H, W) of (B, 3, H, W), or of what it is with its longer side reduced to ``max_side`` pixels."""
+    height, width = image.shape[-2:]
+    shrink = reduction(height, width, max_side)
+    return max(1, round(height * shrink)), max(1, round(width * shrink))
+
+
+def resized(x: Tensor, size: Sequence[int], *, antialias: bool = False) -> Tensor:
+    """(B, C, h, w) at another size, bilinearly (align_corners=False); no maps at all stay none."""
     height, width = size
-    return resize(cam.flatten(0, 1), (height, width)).view(*cam.shape[:2], height, width)
+    return resize(x.flatten(0, 1), (height, width), antialias=antialias).view(*x.shape[:2], height, width)

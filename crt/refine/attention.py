@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from crt.cam.attention import evaluating, patch_attention
-from crt.cam.functional import colours, resize, snapped_size
+from crt.cam.functional import colours, reduction, resize, snapped_size
 from crt.cam.tiling import cut, merge, pad_to
 from crt.refine._inputs import check_pair, resized
 
@@ -69,8 +69,7 @@ class AttentionAffinity(nn.Module):
         """
         check_pair(image, cam)
         height, width = image.shape[-2:]
-        shrink = min(1.0, self.max_side / max(height, width)) if self.max_side else 1.0
-        size = snapped_size(height, width, shrink, self.model.patch)
+        size = snapped_size(height, width, reduction(height, width, self.max_side), self.model.patch)
         seen = (colours(image).to(self.model.device) - self.model.mean) / self.model.std
         refined = [
             self._refined(resize(photo, size, antialias=True), maps)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crt.cam.functional import colours
-from crt.refine._inputs import check_pair
+from crt.refine._inputs import check_pair, reduced_size, resized
 
 __all__ = ["PAMR"]
 
@@ -71,17 +71,13 @@ class PAMR(nn.Module):
         check_pair(image, cam)
         if cam.shape[1] == 0:
             return cam
-        size = self._working_size(image.shape[-2], image.shape[-1])
-        weights = self._weights(_resized(colours(image), size))
-        scores = _resized(cam.float(), size)
+        size = reduced_size(image, self.max_side)
+        weights = self._weights(resized(colours(image), size, antialias=True))
+        scores = resized(cam.float(), size, antialias=True)
         for _ in range(self.iterations):
             shifted = _neighbours(scores, self.dilations)
             scores = sum(w * s for w, s in zip(weights.unbind(dim=1), shifted, strict=True))  # type: ignore[assignment]
-        return _resized(scores, (cam.shape[-2], cam.shape[-1])).to(cam.dtype)
-
-    def _working_size(self, height: int, width: int) -> tuple[int, int]:
-        shrink = min(1.0, self.max_side / max(height, width)) if self.max_side else 1.0
-        return max(1, round(height * shrink)), max(1, round(width * shrink))
+        return resized(scores, cam.shape[-2:], antialias=True).to(cam.dtype)
 
     def _weights(self, image: Tensor) -> Tensor:
         """(B, 3, h, w) -> (B, n, 1, h, w), the share of each of the n neighbours; they sum to one."""
@@ -100,9 +96,3 @@ def _neighbours(x: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
             for dx in (-d, 0, d):
                 if dy or dx:
                     yield padded[..., edge + dy : edge + dy + height, edge + dx : edge + dx + width]
-
-
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(x.shape[-2:]) == size:
-        return x
-    return F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crt.cam.functional import colours
-from crt.refine._inputs import check_pair, resized
+from crt.refine._inputs import check_pair, reduced_size, resized
 from crt.refine.affinity import displacements, path_affinity
 
 __all__ = ["RandomWalk", "chebyshev_coefficients", "random_walk"]
@@ -142,7 +142,10 @@ class RandomWalk(nn.Module):
             (B, k, h, w) in [0, 1], the dtype and device of ``cam``.  The walk flattens peaks; nothing is normalised.
         """
         check_pair(image, cam)
-        boundary = self.boundary(self._reduced(colours(image)))
+        seen, size = colours(image), reduced_size(image, self.max_side)
+        if size != tuple(seen.shape[-2:]):
+            seen = resized(seen, size, antialias=True).clamp(0, 1)
+        boundary = self.boundary(seen)
         walked = random_walk(
             resized(cam, boundary.shape[-2:]),
             boundary,
@@ -153,14 +156,6 @@ class RandomWalk(nn.Module):
         )
         # Dropped Chebyshev terms may leave a value below zero, by less than the tolerance.
         return resized(walked, cam.shape[-2:]).clamp(min=0)
-
-    def _reduced(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        shrink = self.max_side / max(height, width) if self.max_side else 1.0
-        if shrink >= 1:
-            return image
-        size = [max(1, round(height * shrink)), max(1, round(width * shrink))]
-        return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
 
     def extra_repr(self) -> str:
         settings = ("radius", "beta", "steps", "tolerance", "max_side")

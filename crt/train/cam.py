@@ -1,28 +1,20 @@
 """The CAM stage: both branches on image-level labels, over accelerate (paper sections 3.3 and 4.1)."""
 
-import dataclasses
-import logging
 import os
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from crt.data import LabelledPhotos
 from crt.models import CRT, CNNBranch, DualBranch, create_model, dual_loss
 from crt.models._source import read_checkpoint
-from crt.train.checkpoint import load_checkpoint, save_checkpoint
-from crt.train.loop import Log, batches, make_optimizer, rates
+from crt.train.loop import Progress, Run, make_optimizer
 from crt.train.mask_loss import mask_loss
-from crt.train.photos import Crops, batch_plan
 from crt.train.recipe import CAMRecipe
 
 __all__ = ["build_branches", "train_cam"]
-
-logger = logging.getLogger(__name__)
 
 
 def build_branches(
@@ -86,7 +78,7 @@ def train_cam(
     compile: bool = False,
     save_every: int = 200,
     workers: int = 1,
-    progress: Callable[[Iterable[Any], int, int], Iterable[Any]] = lambda steps, first, total: steps,
+    progress: Progress = lambda steps, first, total: steps,
 ) -> CRT:
     """Trains both branches; the ViT branch ends up in ``out/model``.
 
@@ -113,67 +105,40 @@ def train_cam(
             or is larger than the data set, an unknown precision, a loss that is not finite.
         OSError: a photo that cannot be read, a checkpoint that cannot be written.
     """
-    accelerator = Accelerator()
-    precision = precision or accelerator.mixed_precision
-    _check(recipe, photos, precision, accelerator.num_processes)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    plan = batch_plan(len(photos), recipe.batch_size, recipe.epochs, seed)
-    settings = {**dataclasses.asdict(recipe), "seed": seed, "precision": precision, "data": photos.digest()}
-    optimizer = _optimizer(model, recipe)
-    checkpoint, first = out / "checkpoint.safetensors", 0
-    if checkpoint.exists():
-        first = load_checkpoint(checkpoint, model, optimizer, settings)
-        logger.info("%s: goes on at step %d of %d", out, first, len(plan))
-    loader = _loader(model.vit, photos, recipe, seed, plan[first:], accelerator, workers)
-    model.train()
-    wrapped, prepared = accelerator.prepare(model, optimizer)
-    if compile:
-        wrapped = torch.compile(wrapped)
-    log = Log(out / "log.jsonl", first)
-    all_batches = batches(loader)
-    steps = progress(all_batches, first, len(plan)) if accelerator.is_main_process else all_batches
-    for step, (images, targets, *masks) in enumerate(steps, first):
-        epoch = plan[step][0][0]
-        for group, rate in zip(optimizer.param_groups, rates(recipe, step, len(plan)), strict=True):
-            group["lr"] = rate
-        coupling = recipe.coupling if epoch >= recipe.coupling_from else 0.0
-        with torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            vit_maps, cnn_maps = wrapped(images.to(accelerator.device))
-        size = (recipe.crop, recipe.crop)
-        targets = targets.to(accelerator.device)
+    _check(recipe, photos)
+    run = Run(photos, recipe, model.vit, seed=seed, precision=precision, workers=workers, progress=progress)
+    device = run.accelerator.device
+
+    def losses_of(network: Any, batch: list[Tensor], epoch: int) -> dict[str, Tensor]:
+        images, targets, *masks = batch
+        vit_maps, cnn_maps = run.forward(network, images)
+        targets = targets.to(device)
         losses = dual_loss(
-            vit_maps, cnn_maps, targets, size, coupling=coupling, pool=recipe.pool, single_label=recipe.single_label
+            vit_maps,
+            cnn_maps,
+            targets,
+            (recipe.crop, recipe.crop),
+            coupling=recipe.coupling if epoch >= recipe.coupling_from else 0.0,
+            pool=recipe.pool,
+            single_label=recipe.single_label,
         )._asdict()
         if masks:
-            losses["mask"] = mask_loss(vit_maps, masks[0].to(accelerator.device), targets)
+            losses["mask"] = mask_loss(vit_maps, masks[0].to(device), targets)
             losses["total"] = losses["total"] + recipe.mask * losses["mask"]
-        prepared.zero_grad(set_to_none=True)
-        accelerator.backward(losses["total"])
-        if recipe.clip is not None:
-            accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
-        prepared.step()
-        last = step + 1 == len(plan)
-        if accelerator.is_main_process:
-            log.add(step + 1, epoch, losses, recipe.batch_size)
-            if last or (step + 1) % save_every == 0:
-                save_checkpoint(checkpoint, model, optimizer, step + 1, settings)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        model.vit.save_pretrained(out / "model")
+        return losses
+
+    run.train(model, model, _optimizer(model, recipe), losses_of, out, save_every=save_every, compile=compile)
+    if run.accelerator.is_main_process:
+        model.vit.save_pretrained(Path(out) / "model")
     return model.vit.eval()
 
 
-def _check(recipe: CAMRecipe, photos: LabelledPhotos, precision: str, processes: int) -> None:
-    """ValueError unless precision, photos and batch suit the recipe."""
-    if precision not in ("no", "bf16"):
-        raise ValueError(f"precision must be 'no' or 'bf16', got {precision!r}.")
+def _check(recipe: CAMRecipe, photos: LabelledPhotos) -> None:
+    """ValueError unless the photos suit the recipe."""
     if (recipe.mask > 0) != all(photo.mask is not None for photo in photos.photos):
         raise ValueError(f"the recipe's weight of masks is {recipe.mask}: masks are needed if it is above 0, else not.")
     if recipe.single_label and any(len(photo.labels) != 1 for photo in photos.photos):
         raise ValueError("the recipe is for photos of one class each (single_label); some have more labels.")
-    if recipe.batch_size % processes:
-        raise ValueError(f"a batch of {recipe.batch_size} does not divide among {processes} processes.")
 
 
 def _optimizer(model: DualBranch, recipe: CAMRecipe) -> torch.optim.Optimizer:
@@ -181,18 +146,3 @@ def _optimizer(model: DualBranch, recipe: CAMRecipe) -> torch.optim.Optimizer:
     heads = [p for name, p in model.named_parameters() if ".head." in name]
     bodies = [p for name, p in model.named_parameters() if ".head." not in name and p.requires_grad]
     return make_optimizer(bodies, heads, recipe)
-
-
-def _loader(
-    vit: CRT,
-    photos: LabelledPhotos,
-    recipe: CAMRecipe,
-    seed: int,
-    plan: list[list[tuple[int, int]]],
-    accelerator: Accelerator,
-    workers: int,
-) -> DataLoader:
-    """The crops of this process's share of each batch."""
-    crops = Crops(photos, recipe, vit.config["mean"], vit.config["std"], seed)
-    mine = [batch[accelerator.process_index :: accelerator.num_processes] for batch in plan]
-    return DataLoader(crops, batch_sampler=mine, num_workers=workers, prefetch_factor=4 if workers else None)

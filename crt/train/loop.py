@@ -1,40 +1,164 @@
-"""What the loops of all stages share: optimiser, learning rates, batches, log."""
+"""The loop of all stages: batches of crops, learning rates, steps, checkpoints and log, over accelerate."""
 
+import dataclasses
 import json
+import logging
 import math
+import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from crt.data import LabelledPhotos
+from crt.train.checkpoint import load_checkpoint, save_checkpoint
+from crt.train.photos import Crops, Key, batch_plan
 from crt.train.recipe import CAMRecipe, RefineRecipe
 
-__all__ = ["Log", "batches", "make_optimizer", "rates"]
+__all__ = ["Progress", "Run", "make_optimizer"]
 
+logger = logging.getLogger(__name__)
 LOG_EVERY = 50
+
+Progress = Callable[[Iterable[Any], int, int], Iterable[Any]]  # wraps batches, the first one's number, their number
+
+
+class Run:
+    """One process of a training run: its share of the photos, and how it computes.
+
+    Args:
+        photos: the training photos.
+        recipe: the stage's settings.
+        model: the network; its ``config`` has the normalisation (``mean``, ``std``).
+        seed: of crops and order.
+        precision: "no" (float32) or "bf16"; None takes what `accelerate launch` was told.
+        workers: processes that decode photos.
+        progress: shows how far the main process is.
+
+    Raises:
+        ValueError: an unknown precision, or a batch that does not divide among the processes.
+    """
+
+    def __init__(
+        self,
+        photos: LabelledPhotos,
+        recipe: CAMRecipe | RefineRecipe,
+        model: Any,
+        *,
+        seed: int,
+        precision: str | None,
+        workers: int,
+        progress: Progress,
+    ) -> None:
+        self.accelerator = Accelerator()
+        self.precision = precision or self.accelerator.mixed_precision
+        if self.precision not in ("no", "bf16"):
+            raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}.")
+        if recipe.batch_size % self.accelerator.num_processes:
+            raise ValueError(
+                f"a batch of {recipe.batch_size} does not divide among {self.accelerator.num_processes} processes."
+            )
+        self.photos, self.recipe, self.seed = photos, recipe, seed
+        self.crops = Crops(photos, recipe, model.config["mean"], model.config["std"], seed)
+        self.workers, self.progress = workers, progress
+
+    def batches(self, plan: list[list[Key]], first: int, total: int) -> Iterable[list[Tensor]]:
+        """This process's crops of each batch; the main process shows how far it is."""
+        mine = [batch[self.accelerator.process_index :: self.accelerator.num_processes] for batch in plan]
+        prefetch = 4 if self.workers else None
+        steps = _read(DataLoader(self.crops, batch_sampler=mine, num_workers=self.workers, prefetch_factor=prefetch))
+        return self.progress(steps, first, total) if self.accelerator.is_main_process else steps
+
+    def forward(self, network: Callable[[Tensor], Any], images: Tensor) -> Any:
+        """The network's answer to the images, in the precision of the run."""
+        with torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            return network(images.to(self.accelerator.device))
+
+    def train(
+        self,
+        model: nn.Module,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        losses_of: Callable[[Callable[[Tensor], Any], list[Tensor], int], dict[str, Tensor]],
+        out: str | os.PathLike[str],
+        *,
+        save_every: int,
+        compile: bool = False,
+    ) -> None:
+        """Takes all steps of the recipe, from ``out/checkpoint.safetensors`` on if it is there.
+
+        Args:
+            model: what checkpoints hold.
+            network: the module that is called: ``model``, or one around it.
+            optimizer: over the parameters of ``model``, from ``make_optimizer``.
+            losses_of: called with the network, a batch and its epoch; returns the losses by name, among them "total".
+            out: folder for checkpoint and log; made if need be.
+            save_every: steps between checkpoints.
+            compile: compile the network.
+
+        Raises:
+            ValueError: ``out`` holds a run with other settings or photos, fewer photos than a batch, a loss that is not
+                finite.
+            OSError: a photo that cannot be read, a checkpoint that cannot be written.
+        """
+        recipe, accelerator, out = self.recipe, self.accelerator, Path(out)
+        out.mkdir(parents=True, exist_ok=True)
+        plan = batch_plan(len(self.photos), recipe.batch_size, recipe.epochs, self.seed)
+        settings = {
+            **dataclasses.asdict(recipe),
+            "seed": self.seed,
+            "precision": self.precision,
+            "data": self.photos.digest(),
+        }
+        checkpoint, first = out / "checkpoint.safetensors", 0
+        if checkpoint.exists():
+            first = load_checkpoint(checkpoint, model, optimizer, settings)
+            logger.info("%s: goes on at step %d of %d", out, first, len(plan))
+        model.train()
+        wrapped, prepared = accelerator.prepare(network, optimizer)
+        if compile:
+            wrapped = torch.compile(wrapped)
+        log = _Log(out / "log.jsonl", first)
+        for step, batch in enumerate(self.batches(plan[first:], first, len(plan)), first):
+            epoch = plan[step][0][0]
+            for group, rate in zip(optimizer.param_groups, _rates(recipe, step, len(plan)), strict=True):
+                group["lr"] = rate
+            losses = losses_of(wrapped, batch, epoch)
+            prepared.zero_grad(set_to_none=True)
+            accelerator.backward(losses["total"])
+            if recipe.clip is not None:
+                accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
+            prepared.step()
+            if accelerator.is_main_process:
+                log.add(step + 1, epoch, losses, recipe.batch_size)
+                if step + 1 == len(plan) or (step + 1) % save_every == 0:
+                    save_checkpoint(checkpoint, model, optimizer, step + 1, settings)
+        accelerator.wait_for_everyone()
 
 
 def make_optimizer(
     bodies: Iterable[nn.Parameter], heads: Iterable[nn.Parameter], recipe: CAMRecipe | RefineRecipe
 ) -> torch.optim.Optimizer:
-    """The recipe's optimiser over two groups, in the order of ``rates``."""
+    """The recipe's optimiser over two groups, in the order of ``_rates``."""
     groups = [{"params": list(bodies)}, {"params": list(heads)}]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
     return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
-def rates(recipe: CAMRecipe | RefineRecipe, step: int, steps: int) -> tuple[float, float]:
+def _rates(recipe: CAMRecipe | RefineRecipe, step: int, steps: int) -> tuple[float, float]:
     """Learning rates of both groups at a step: linear rise, polynomial decay; the second is ``head_factor`` times."""
     rise = min((step + 1) / recipe.warmup, 1.0) if recipe.warmup else 1.0
     rate = recipe.lr * rise * (1 - step / steps) ** recipe.power
     return rate, recipe.head_factor * rate
 
 
-def batches(loader: DataLoader) -> Iterator[list[Tensor]]:
+def _read(loader: DataLoader) -> Iterator[list[Tensor]]:
     """The loader's batches; an error in one of its processes comes without that process's traceback."""
     try:
         yield from loader
@@ -42,7 +166,7 @@ def batches(loader: DataLoader) -> Iterator[list[Tensor]]:
         raise OSError(str(error).strip().splitlines()[-1].removeprefix("OSError: ")) from error
 
 
-class Log:
+class _Log:
     """Mean losses and speed, a line of JSON every ``LOG_EVERY`` steps.
 
     Raises:

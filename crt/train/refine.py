@@ -1,33 +1,23 @@
 """The refinement stage: a boundary network on pseudo masks, over accelerate (IRN, Ahn et al., CVPR 2019, section 4)."""
 
-import dataclasses
-import logging
 import os
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from crt.data import LabelledPhotos
 from crt.models import BoundaryMaps, BoundaryNet
 from crt.models._foreign import timm_model
 from crt.models._source import read_checkpoint
+from crt.models.boundary import STRIDE
 from crt.refine import boundary_loss
-from crt.train.checkpoint import load_checkpoint, save_checkpoint
-from crt.train.loop import Log, batches, make_optimizer, rates
-from crt.train.photos import Crops, Key, batch_plan
+from crt.train.loop import Progress, Run, make_optimizer
+from crt.train.mask_loss import sampled
 from crt.train.recipe import RefineRecipe
 
 __all__ = ["build_boundary_net", "train_refine"]
-
-logger = logging.getLogger(__name__)
-STRIDE = 4  # pixels to a cell of the network's maps
-
-Progress = Callable[[Iterable[Any], int, int], Iterable[Any]]
 
 
 def build_boundary_net(
@@ -95,48 +85,22 @@ def train_refine(
             divide among the processes or is larger than the data set, an unknown precision, a loss that is not finite.
         OSError: a photo that cannot be read, a checkpoint that cannot be written.
     """
-    accelerator = Accelerator()
-    precision = precision or accelerator.mixed_precision
-    if precision not in ("no", "bf16"):
-        raise ValueError(f"precision must be 'no' or 'bf16', got {precision!r}.")
     if any(photo.mask is None for photo in photos.photos):
         raise ValueError("the boundary network learns from masks; give photos with LabelledPhotos.with_masks.")
-    if recipe.batch_size % accelerator.num_processes:
-        raise ValueError(f"a batch of {recipe.batch_size} does not divide among {accelerator.num_processes} processes.")
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    plan = batch_plan(len(photos), recipe.batch_size, recipe.epochs, seed)
-    settings = {**dataclasses.asdict(recipe), "seed": seed, "precision": precision, "data": photos.digest()}
+    run = Run(photos, recipe, model, seed=seed, precision=precision, workers=workers, progress=progress)
+
+    def losses_of(network: Any, batch: list[Tensor], _epoch: int) -> dict[str, Tensor]:
+        images, _, masks = batch
+        maps, labels = run.forward(network, images), sampled(masks, STRIDE).to(run.accelerator.device)
+        return boundary_loss(maps.boundary.float(), maps.displacement.float(), labels, radius=recipe.radius)._asdict()
+
     optimizer = make_optimizer(model.boundary_head.parameters(), model.displacement_head.parameters(), recipe)
-    checkpoint, first = out / "checkpoint.safetensors", 0
-    if checkpoint.exists():
-        first = load_checkpoint(checkpoint, model, optimizer, settings)
-        logger.info("%s: goes on at step %d of %d", out, first, len(plan))
-    crops = Crops(photos, recipe, model.config["mean"], model.config["std"], seed)
-    run = _Run(accelerator, crops, precision == "bf16", workers, progress)
-    model.train()
-    wrapped, prepared = accelerator.prepare(_Maps(model), optimizer)
-    log = Log(out / "log.jsonl", first)
-    for step, (images, _, masks) in enumerate(run.batches(plan[first:], first, len(plan)), first):
-        for group, rate in zip(optimizer.param_groups, rates(recipe, step, len(plan)), strict=True):
-            group["lr"] = rate
-        maps = run.maps(wrapped, images)
-        labels = masks[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE].to(accelerator.device)
-        losses = boundary_loss(maps.boundary.float(), maps.displacement.float(), labels, radius=recipe.radius)
-        prepared.zero_grad(set_to_none=True)
-        accelerator.backward(losses.total)
-        if recipe.clip is not None:
-            accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip)
-        prepared.step()
-        if accelerator.is_main_process:
-            log.add(step + 1, plan[step][0][0], losses._asdict(), recipe.batch_size)
-            if step + 1 == len(plan) or (step + 1) % save_every == 0:
-                save_checkpoint(checkpoint, model, optimizer, step + 1, settings)
+    run.train(model, _Maps(model), optimizer, losses_of, out, save_every=save_every)
     model.eval()
-    model.mean_shift += run.mean_displacement(model, recipe)
-    if accelerator.is_main_process:
-        model.save_pretrained(out / "model")
-    accelerator.wait_for_everyone()
+    model.mean_shift += _mean_displacement(run, model, recipe)
+    if run.accelerator.is_main_process:
+        model.save_pretrained(Path(out) / "model")
+    run.accelerator.wait_for_everyone()
     return model
 
 
@@ -151,40 +115,16 @@ class _Maps(nn.Module):
         return self.model.forward_maps(x)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """One process's share of the photos, and how it computes."""
-
-    accelerator: Accelerator
-    crops: Crops
-    bf16: bool
-    workers: int
-    progress: Progress
-
-    def batches(self, plan: list[list[Key]], first: int, total: int) -> Iterable[list[Tensor]]:
-        """This process's crops of each batch; the main process shows how far it is."""
-        mine = [batch[self.accelerator.process_index :: self.accelerator.num_processes] for batch in plan]
-        prefetch = 4 if self.workers else None
-        loader: DataLoader = DataLoader(
-            self.crops, batch_sampler=mine, num_workers=self.workers, prefetch_factor=prefetch
-        )
-        steps = batches(loader)
-        return self.progress(steps, first, total) if self.accelerator.is_main_process else steps
-
-    def maps(self, network: nn.Module, images: Tensor) -> BoundaryMaps:
-        with torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            return network(images.to(self.accelerator.device))
-
-    @torch.no_grad()
-    def mean_displacement(self, model: BoundaryNet, recipe: RefineRecipe) -> Tensor:
-        """(2,), the mean over a crop of every photo, as of one more epoch; the same in all processes."""
-        keys = [(recipe.epochs, index) for index in range(len(self.crops))]
-        plan = [keys[k : k + recipe.batch_size] for k in range(0, len(keys), recipe.batch_size)]
-        if len(plan[-1]) < self.accelerator.num_processes:  # a process would have no photo
-            plan.pop()
-        network, total = _Maps(model), model.mean_shift.new_zeros(3)
-        for images, *_ in self.batches(plan, 0, len(plan)):
-            shifts = self.maps(network, images).displacement.float().mean(dim=(-2, -1))
-            total += torch.cat([shifts.sum(dim=0), shifts.new_tensor([len(shifts)])])
-        total = self.accelerator.reduce(total, reduction="sum")
-        return total[:2] / total[2]
+@torch.no_grad()
+def _mean_displacement(run: Run, model: BoundaryNet, recipe: RefineRecipe) -> Tensor:
+    """(2,), the mean over a crop of every photo, as of one more epoch; the same in all processes."""
+    keys = [(recipe.epochs, index) for index in range(len(run.crops))]
+    plan = [keys[k : k + recipe.batch_size] for k in range(0, len(keys), recipe.batch_size)]
+    if len(plan[-1]) < run.accelerator.num_processes:  # a process would have no photo
+        plan.pop()
+    network, total = _Maps(model), model.mean_shift.new_zeros(3)
+    for images, *_ in run.batches(plan, 0, len(plan)):
+        shifts = run.forward(network, images).displacement.float().mean(dim=(-2, -1))
+        total += torch.cat([shifts.sum(dim=0), shifts.new_tensor([len(shifts)])])
+    total = run.accelerator.reduce(total, reduction="sum")
+    return total[:2] / total[2]
