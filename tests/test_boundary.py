@@ -220,10 +220,16 @@ def test_irn_by_name():
         create_refiner("irn_lite")
 
 
-def test_trained_weights_that_are_not_there_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr("crt.refine.registry._BUNDLED", tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match="no trained weights of irn_lite0 are bundled yet"):
-        create_refiner("irn_lite0", pretrained=True)
+def test_bundled_weights_find_the_rim_of_a_disc():
+    y, x = torch.meshgrid(torch.arange(160), torch.arange(160), indexing="ij")
+    distance = ((y - 80) ** 2 + (x - 80) ** 2).sqrt() - 45
+    orange, blue = (torch.tensor(colour).view(3, 1, 1) for colour in ([200, 120, 60], [40, 90, 160]))
+    image = torch.where(distance < 0, orange, blue).to(torch.uint8)[None]
+    with torch.no_grad():
+        boundary = create_refiner("irn_lite0", pretrained=True).boundary(image)[0, 0]
+    cells = distance[2::4, 2::4]
+    assert boundary[cells.abs() < 5].mean() > 0.1
+    assert boundary[cells.abs() > 15].mean() < 0.01
 
 
 @pytest.mark.parametrize(

@@ -72,22 +72,13 @@ def _created(name: str, pretrained: bool, model: Any) -> nn.Module:
             )
         return AttentionAffinity(model)
     if name == "irn_lite0":
-        return _walk(_bundled() if pretrained else None)
+        return _walk(_BUNDLED if pretrained else None)
     if name.startswith("local-dir:"):
         return _walk(Path(name.removeprefix("local-dir:")))
     raise ValueError(
         f"unknown refiner {name!r}.{did_you_mean(name, _NAMES)} crt.list_refiners() lists all; 'local-dir:PATH' is a "
         "boundary network of your own."
     )
-
-
-def _bundled() -> Path:
-    if not _BUNDLED.is_dir():
-        raise FileNotFoundError(
-            "no trained weights of irn_lite0 are bundled yet. Train your own with `crt train refine --out RUN`, and "
-            "load them by 'local-dir:RUN/model'."
-        )
-    return _BUNDLED
 
 
 def _walk(weights: Path | None) -> nn.Module:
