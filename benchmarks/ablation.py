@@ -8,26 +8,27 @@ each photo squeezed into one tile.  Both add the mirror image.  Average precisio
 """
 
 import dataclasses
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import torch
 import typer
+from _seeds import Curves, Lists, levels, per_threshold, write_record
 from PIL import Image
 from rich.progress import track
 
 from crt.cam import CAMExtractor
-from crt.data import VOC_CLASSES, LabelledPhotos, VOCSegmentation, load_mask
-from crt.metrics import MultilabelAP, SeedCurve, make_record
+from crt.data import LabelledPhotos, VOCSegmentation
+from crt.data.voc import VOCPhoto
+from crt.metrics import MultilabelAP
+from crt.metrics.seeds import seeds_of_model
 from crt.models import CRT
 from crt.train import CAMRecipe, build_branches, make_recipe, train_cam
 
 RECORDS = Path(__file__).parents[1] / "docs" / "records"
 LISTS = ("train", "train_allclass", "val_animals")
 SCALES = (0.5, 1.0)
-THRESHOLDS = [round(0.02 + 0.01 * i, 2) for i in range(60)]
 
 
 class Row(NamedTuple):
@@ -52,33 +53,16 @@ def recipe_of(row: Row, epochs: int) -> CAMRecipe:
     return dataclasses.replace(base, num_passes=row.passes, cnn=cnn, coupling=float(row.coupling))
 
 
-def seeds(model: CRT, data: VOCSegmentation, tiling: bool) -> Iterator[tuple[torch.Tensor, list[int]]]:
-    """Maps of a list's photos and their classes."""
-    photos = list(data)
+def seeds(model: CRT, photos: Sequence[VOCPhoto], tiling: bool) -> Iterator[tuple[torch.Tensor, Sequence[int]]]:
+    """Maps of photos and their classes."""
     if tiling:
-        results = CAMExtractor(model, scales=SCALES).stream((Image.open(p.image), p.labels) for p in photos)
-        yield from ((result.maps, result.labels) for result in results)
+        yield from seeds_of_model(CAMExtractor(model, scales=SCALES), photos)
         return
     for photo in photos:
         image = Image.open(photo.image).convert("RGB")
         size = (image.height, image.width)
         (result,) = CAMExtractor(model)(image.resize((model.tile, model.tile)), [photo.labels], size=size)
         yield result.maps, result.labels
-
-
-def measure(model: CRT, root: Path, tiling: bool) -> dict[str, SeedCurve]:
-    """The curve of each list; photos that are in two lists are looked at once."""
-    curves = {name: SeedCurve(len(VOC_CLASSES), THRESHOLDS) for name in LISTS}
-    members = {name: set(VOCSegmentation(root, name).names) for name in LISTS}
-    for split in ("train", "val_animals"):  # train_allclass is a part of train
-        data = VOCSegmentation(root, split)
-        found = zip(data, seeds(model, data, tiling), strict=True)
-        for photo, (maps, labels) in track(found, split, total=len(data)):
-            truth = torch.from_numpy(load_mask(photo.mask))
-            for name, names in members.items():
-                if photo.name in names:
-                    curves[name].update(maps, labels, truth)
-    return curves
 
 
 def average_precision(model: CRT, root: Path) -> float:
@@ -117,11 +101,14 @@ def main(
             compile=True,
             progress=lambda steps, first, total: track(steps, "steps", completed=first, total=total),
         )
+        curves = Curves(Lists(voc, LISTS), levels(0.01, 60))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            curves, ap = measure(trained, voc, row.tiling), average_precision(trained, voc)
-        chosen = curves["train"].best()[0]
-        place = [f"{t:.3f}" for t in THRESHOLDS].index(f"{chosen:.3f}")
-        report = make_record(
+            found = curves.add_all(seeds(trained, curves.lists.photos, row.tiling)).of
+            ap = average_precision(trained, voc)
+        threshold = found["train"].best()[0]
+        miou = {name: per_threshold(curve)[f"{threshold:.3f}"] for name, curve in found.items()}
+        write_record(
+            record,
             measure="ablation",
             **row._asdict(),
             recipe=dataclasses.asdict(recipe),
@@ -130,13 +117,12 @@ def main(
             scales=SCALES if row.tiling else "one tile",
             flip=True,
             bf16=True,
-            threshold=round(chosen, 3),
+            threshold=round(threshold, 3),
             threshold_rule="best on train",
-            miou={name: float(curve.compute().view(-1)[place]) for name, curve in curves.items()},
+            miou=miou,
             map_val_animals=ap,
         )
-        record.write_text(json.dumps(report, indent=2) + "\n")
-        print(row, report["miou"], ap)
+        print(row, miou, ap)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _seeds import extra_peak
 from torch import Tensor
 
 from crt.metrics import make_record
@@ -85,19 +86,10 @@ def peak(h: int, w: int, classes: int, mode: str) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def status(field: str) -> float:
-    """A field of /proc/self/status in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024 / 1e6
-
-
 def print_peak(h: int, w: int, classes: int, mode: str) -> None:
     cam, boundary = maps(h, w, classes)
     random_walk(cam[..., :9, :9], boundary[..., :9, :9], tolerance=MODES[mode])
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    before = status("VmRSS")
-    random_walk(cam, boundary, tolerance=MODES[mode])
-    print(status("VmHWM") - before)
+    print(extra_peak(lambda: random_walk(cam, boundary, tolerance=MODES[mode])))
 
 
 @torch.no_grad()

@@ -1,71 +1,178 @@
-"""Pseudo masks against masks: mIoU of refined maps over background thresholds, seconds a photo, peak memory.
+"""Refiners side by side: mIoU of refined maps over background thresholds, seconds a photo, peak memory.
 
-python benchmarks/refiners.py --voc VOC2012 --list train --refine pamr --json docs/records/refined_pamr_train.json
+python benchmarks/refiners.py --voc VOC2012 --lists train,train_allclass --refine none,pamr,crf,irn_lite0+pamr
 
-One refiner a run, so that the peak is its own; "none" measures the seeds themselves.
+The maps are made once a photo and given to every refiner; "none" measures the seeds themselves.  Refiners that begin
+alike (irn_lite0, irn_lite0+pamr) share what they have in common; each is told the seconds of all its parts.  The
+threshold is chosen on the first list and used for the others.  A refiner whose records are all there is left out.
+A boundary network of your own: `irn=local-dir:RUN/model` (NAME=REFINER, the records are called by NAME).
+
+Peak memory is that of the refiner alone, beyond what its process held before: in a process of its own, on one photo.
 """
 
-import json
-import resource
+import hashlib
+import re
+import statistics
+import subprocess
+import sys
 import time
+from collections import defaultdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
+from _seeds import Curves, Lists, extra_peak, levels, per_threshold, show, write_record
 from PIL import Image
-from rich.progress import track
+from torch import Tensor, nn
 
 import crt
-from crt.cam import CAMExtractor, normalise
-from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
-from crt.metrics import SeedCurve, make_record
+from crt.cam import CAMExtractor, CAMResult, normalise
+from crt.cam.functional import resize
+from crt.data import load_mask
 
-THRESHOLDS = [round(0.02 + 0.02 * i, 2) for i in range(40)]
+RECORDS = Path(__file__).parents[1] / "docs" / "records"
+PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "chelsea.jpg"
+SEED = "none"
+Timed = dict[str, tuple[Tensor, float]]  # what a refiner made of a photo's maps, and in how many seconds
+
+
+def named(refiners: str) -> dict[str, str]:
+    """ "none,irn=local-dir:RUN/model+pamr" -> refiners by the names of their records."""
+    found = {}
+    for text in refiners.split(","):
+        name, _, refiner = text.partition("=") if re.match(r"[\w+.-]+=", text) else (text, "", text)
+        if not re.fullmatch(r"[\w+.-]+", name):
+            raise typer.BadParameter(f"{text!r} needs a name for its records: NAME={text}.")
+        found[name] = refiner
+    return found
+
+
+def parts_of(refiner: str) -> list[str]:
+    return [] if refiner == SEED else refiner.split("+")
+
+
+def refined(result: CAMResult, refiner: str, modules: dict[str, nn.Module], done: Timed) -> tuple[Tensor, float]:
+    """The maps after all parts of the refiner and the seconds it takes; ``done`` remembers each part's."""
+    maps, seconds = result.maps, 0.0
+    for place, part in enumerate(parts_of(refiner), 1):
+        so_far = "+".join(parts_of(refiner)[:place])
+        if so_far not in done:
+            begun = time.perf_counter()
+            (after,) = modules[part](result.pixels[None], maps[None])
+            done[so_far] = after, seconds + time.perf_counter() - begun
+        maps, seconds = done[so_far]
+    return (maps if refiner == SEED else normalise(maps)), seconds
+
+
+def measure(
+    extractor: CAMExtractor, lists: Lists, refiners: dict[str, str]
+) -> tuple[dict[str, Curves], dict[str, dict[str, float]]]:
+    """By the refiners' names: the curves, and each photo's seconds by its name."""
+    parts = {part for refiner in refiners.values() for part in parts_of(refiner)}
+    modules = {part: crt.create_refiner(part, pretrained=True, model=extractor.model) for part in parts}
+    curves = {name: Curves(lists, levels(0.02, 45)) for name in refiners}
+    seconds: dict[str, dict[str, float]] = defaultdict(dict)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        results = extractor.stream((Image.open(photo.image), photo.labels) for photo in lists.photos)
+        for photo, result in zip(show(lists.photos, "photos"), results, strict=True):
+            truth, done = torch.from_numpy(load_mask(photo.mask)), Timed()
+            for name, refiner in refiners.items():
+                maps, seconds[name][photo.name] = refined(result, refiner, modules, done)
+                curves[name].add(photo, maps, result.labels, truth)
+    return curves, seconds
+
+
+def peak(refiner: str, model: str, height: int, width: int) -> float:
+    """Peak memory of a refiner in MB, by ``print_peak`` in a process of its own."""
+    command = [sys.executable, __file__, "--peak", f"{height},{width}", "--refine", refiner, "--model", model]
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+@torch.inference_mode()
+def print_peak(refiner: str, model: str, size: str) -> None:
+    """With two smooth maps, after a small photo that lets the refiner load what it needs."""
+    height, width = (int(side) for side in size.split(","))
+    network = crt.create_model(model, pretrained=True)
+    module = crt.create_refiner(refiner, pretrained=True, model=network)
+    photo = network.photos([Image.open(PHOTO).convert("RGB").resize((width, height))])[0][None]
+    coarse = torch.rand(2, 12, 16, generator=torch.Generator().manual_seed(0))
+    maps = resize(coarse, (height, width))[None]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        module(photo[..., :32, :32], maps[..., :32, :32])
+        print(extra_peak(lambda: module(photo, maps)))
+
+
+def weights(refiner: str) -> dict[str, str]:
+    """SHA-256 of the weights of parts that are not in the repository."""
+    found = {}
+    for part in parts_of(refiner):
+        path = Path(part.removeprefix("local-dir:"))
+        if part.startswith("local-dir:"):
+            file = path / "model.safetensors" if path.is_dir() else path
+            found[path.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+def write(records: Path, name: str, curves: Curves, seconds: dict[str, float], **fields: Any) -> None:
+    """A record for each list."""
+    first = next(iter(curves.of))
+    threshold = curves.of[first].best()[0]
+    for split, curve in curves.of.items():
+        data, points = curves.lists.data[split], per_threshold(curve)
+        miou, (own_threshold, own) = points[f"{threshold:.3f}"], curve.best()
+        taken = [seconds[photo] for photo in data.names]
+        write_record(
+            records / f"refined_{name}_{split}.json",
+            measure="refined mIoU",
+            refiner=name,
+            list=split,
+            photos=len(data),
+            flip=True,
+            bf16=True,
+            threshold=round(threshold, 3),
+            threshold_rule=f"best on {first}",
+            miou=miou,
+            best_threshold=round(own_threshold, 3),
+            best_miou=own,
+            seconds_median=statistics.median(taken),
+            seconds_mean=statistics.fmean(taken),
+            curve=points,
+            **fields,
+        )
+        print(f"{name}, {split}: {100 * miou:.2f} at {threshold:.2f}, {statistics.median(taken):.2f} s a photo")
 
 
 def main(
-    voc: Annotated[Path, typer.Option(help="Folder in the VOC layout.")],
-    split: Annotated[str, typer.Option("--list", help="Its list.")],
-    refine: Annotated[str, typer.Option(help="A refiner, several joined by +, or none.")],
-    record: Annotated[Path, typer.Option("--json", help="Where the record goes.")],
-    model: str = "crt_vit_t16",
+    refine: Annotated[str, typer.Option(help="[NAME=]REFINER, separated by commas; its parts joined by +, or none.")],
+    voc: Annotated[Path, typer.Option(help="Folder in the VOC layout.")] = Path("VOC2012"),
+    lists: Annotated[str, typer.Option(help="Its lists; the first one chooses the threshold.")] = "train",
+    model: str = "crt_vit_t16.voc9k",
     scales: str = "0.5,1,1.5",
+    records: Annotated[Path, typer.Option(help="Folder for the records.")] = RECORDS,
+    again: Annotated[bool, typer.Option("--again", help="Measure what has been measured.")] = False,
+    memory_size: Annotated[str, typer.Option(help="HEIGHT,WIDTH of the photo for the peak memory.")] = "375,500",
+    peak_only: Annotated[str | None, typer.Option("--peak", hidden=True)] = None,
 ) -> None:
-    data, factors = VOCSegmentation(voc, split), tuple(float(scale) for scale in scales.split(","))
-    refiner = None if refine == "none" else crt.create_refiner(refine)
+    if peak_only:
+        print_peak(refine, model, peak_only)
+        return
+    todo = named(refine)
+    for name in list(todo):
+        if not again and all((records / f"refined_{name}_{split}.json").exists() for split in lists.split(",")):
+            print(f"{name}: its records are there")
+            del todo[name]
+    if not todo:
+        return
+    height, width = (int(side) for side in memory_size.split(","))
+    peaks = {n: 0.0 if refiner == SEED else peak(refiner, model, height, width) for n, refiner in todo.items()}
+    factors = tuple(float(scale) for scale in scales.split(","))
     extractor = CAMExtractor(crt.create_model(model, pretrained=True), scales=factors)
-    curve, refining, start = SeedCurve(len(VOC_CLASSES), THRESHOLDS), 0.0, time.perf_counter()
-    photos = [data[i] for i in range(len(data))]
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        results = extractor.stream((Image.open(photo.image), photo.labels) for photo in photos)
-        for photo, result in track(zip(photos, results, strict=True), split, total=len(photos)):
-            maps, begun = result.maps, time.perf_counter()
-            if refiner is not None:
-                maps = normalise(refiner(result.pixels[None], maps[None])[0])
-            refining += time.perf_counter() - begun
-            curve.update(maps, result.labels, torch.from_numpy(load_mask(photo.mask)))
-    threshold, best = curve.best()
-    report = make_record(
-        measure="refined mIoU",
-        model=model,
-        refiner=refine,
-        root=voc.name,
-        list=split,
-        photos=len(photos),
-        scales=factors,
-        flip=True,
-        bf16=True,
-        threshold=round(threshold, 6),
-        threshold_rule="best on this list",
-        miou=best,
-        curve={f"{t:.3f}": v for t, v in zip(THRESHOLDS, curve.compute().view(-1).tolist(), strict=True)},
-        seconds_refining=refining / len(photos),
-        seconds_in_all=(time.perf_counter() - start) / len(photos),
-        peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    )
-    record.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"{refine} on {split}: {100 * best:.2f} at {threshold:.2f}; {refining / len(photos):.2f} s a photo")
+    curves, seconds = measure(extractor, Lists(voc, lists.split(",")), todo)
+    for name, refiner in todo.items():
+        memory = {"peak_memory_mb": peaks[name], "peak_memory_photo": [height, width], "peak_memory_maps": 2}
+        place = {"model": model, "root": voc.name, "scales": factors, "weights_sha256": weights(refiner)}
+        write(records, name, curves[name], seconds[name], **place, **memory)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,8 @@ def make_pseudo_masks(
         settings["clean"] = True
     manifest = _Manifest(folder / "manifest.jsonl", settings)
     failed: list[tuple[str, str]] = []
-    todo = [photo for photo in _unique(photos)[process[0] :: process[1]] if not manifest.has(photo, folder)]
+    mine = _unique(photos)[process[0] :: process[1]]
+    todo = [photo for photo in mine if not manifest.has(photo, folder)]
     waiting: deque[_Opened] = deque()
     results = extractor.stream(_opened(extractor, todo, waiting, failed))
     written = 0
@@ -93,7 +94,7 @@ def make_pseudo_masks(
             save_mask(_mask(result, refiner, low, high, clean).cpu(), temporary)
         manifest.add(photo, digest, target)
         written += 1
-    return PseudoReport(written, len(photos.photos[process[0] :: process[1]]) - len(todo), failed)
+    return PseudoReport(written, len(mine) - len(todo), failed)
 
 
 class _Opened(NamedTuple):

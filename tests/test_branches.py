@@ -1,11 +1,13 @@
-"""The CNN branch, and both branches under one loss."""
+"""The two branches over backbones of all kinds, the CNN branch, and both branches under one loss."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from crt.models import CNNBranch, DualBranch, dual_loss
+from crt.models import CRT, CNNBranch, DualBranch, dual_loss
 from crt.models.dual import coupling_distance
+
+SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +15,45 @@ def cnn():
     return CNNBranch("tf_efficientnet_lite0", num_classes=5)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "tf_efficientnet_lite0"])
+@pytest.mark.parametrize(
+    ("name", "patch", "prefix"),
+    [
+        ("deit3_small_patch16_224", 16, 1),  # LayerScale, the class token has no position
+        ("deit_tiny_distilled_patch16_224", 16, 2),
+        ("vit_base_patch16_clip_224", 16, 1),  # a norm before the blocks
+        ("vit_small_patch14_reg4_dinov2", 14, 5),
+    ],
+)
+def test_any_plain_timm_vit(name, patch, prefix):
+    """Maps of the labelled classes alone, on another patch and another number of tokens; all of it learns."""
+    vit = CRT(name, num_classes=3, num_passes=1, tile=4 * patch, stride=2 * patch, backbone_args=SMALL)
+    assert (vit.patch, vit.prefix) == (patch, prefix)
+    cam = vit.cam(torch.randint(256, (3, 70, 90), dtype=torch.uint8), [[0, 2]], scales=(0.5, 1.0))
+    assert cam.shape == (1, 3, 70, 90)
+    assert cam.isfinite().all()
+    assert cam[0, 1].eq(0).all()
+    assert cam[0, 0].max() > 0.5
+    DualBranch(vit, None).loss(torch.randn(1, 3, 4 * patch, 6 * patch), torch.ones(1, 3)).total.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in vit.backbone.blocks.parameters() if p.ndim > 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_r_s16_p8_224",  # a hybrid: patches of a CNN's features
+        "vit_small_patch16_18x2_224",  # two attention layers side by side in a block
+        "vit_base_patch16_siglip_224",  # no class token
+        "swin_tiny_patch4_window7_224",
+    ],
+)
+def test_other_transformers_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}' is no plain ViT with a class token, such as"):
+        CRT(name, num_classes=3, tile=64, stride=32, backbone_args=SMALL)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenetv3_small_050", "tf_efficientnet_lite0", "convnext_atto", "regnetx_002"]
+)
 def test_any_timm_cnn(name):
     branch = CNNBranch(name, num_classes=3).eval()
     with torch.no_grad():
@@ -76,7 +116,8 @@ def test_each_branch_sees_its_own_normalisation(tiny):
 
 
 def test_unknown_cnns_are_named():
-    for name, message in [("resnet5", "resnet50"), ("vit_tiny_patch16_224", "cannot be built")]:
+    unfit = ["vit_tiny_patch16_224", "vgg11", "densenet121", "ghostnet_050"]  # no feature maps of stride 16
+    for name, message in [("resnet5", "resnet50"), *((name, f"{name}' cannot be built") for name in unfit)]:
         with pytest.raises(ValueError, match=message):
             CNNBranch(name)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
-from timm.layers import resample_abs_pos_embed
+from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor
 
@@ -71,26 +71,29 @@ def timm_model(name: str, *, pretrained: bool = False, **arguments: Any) -> Any:
         raise ValueError(f"timm has no model {name!r}.{hint} timm.list_models('*...*') lists them.")
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments)
-    except (TypeError, RuntimeError, TransportError, OSError) as error:
+    except (TypeError, RuntimeError, AssertionError, TransportError, OSError) as error:
         if pretrained:
             raise OSError(
                 f"timm could not load the ImageNet weights of {name} ({error}). Without a network, give a file: "
                 f"backbone_checkpoint=FILE.safetensors, cnn_checkpoint=FILE.safetensors."
             ) from error
-        raise ValueError(f"timm's {name!r} cannot be built with {arguments}: {error}") from error
+        raise ValueError(f"timm's {name!r} cannot be built with {arguments}: {error!r}.") from error
 
 
 def plain_vit(name: str, tile: int, arguments: Mapping[str, Any]) -> Any:
     """timm's vision transformer of a name, without classifier, for square images of ``tile`` pixels.
 
     Raises:
-        ValueError: an unknown name or argument, or a model that is no plain ViT with a class token.
+        ValueError: an unknown name or argument, or a model that is no plain ViT with a class token: none at all, a
+            hybrid with a CNN below it, or blocks without one attention layer each.
     """
     what = f"{name!r} is no plain ViT with a class token, such as 'deit_small_patch16_224'."
     try:
         vit = timm_model(name, num_classes=0, img_size=tile, **arguments)
     except ValueError as error:
         raise ValueError(f"{error} Or else {what}" if timm.is_model(name) else str(error)) from error
-    if not isinstance(vit, VisionTransformer) or vit.cls_token is None:
+    if not isinstance(vit, VisionTransformer) or vit.cls_token is None or not isinstance(vit.patch_embed, PatchEmbed):
+        raise ValueError(what)
+    if not all(hasattr(getattr(block, "attn", None), "qkv") for block in vit.blocks):
         raise ValueError(what)
     return vit

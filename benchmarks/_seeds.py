@@ -1,0 +1,106 @@
+"""What the benchmarks on VOC lists share: photos of several lists seen once, a curve a list, records, peak memory."""
+
+import json
+import resource
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from crt._files import whole_file
+from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
+from crt.data.voc import VOCPhoto
+from crt.metrics import SeedCurve, make_record
+
+__all__ = ["Curves", "Lists", "extra_peak", "levels", "per_threshold", "show", "write_record"]
+
+
+class Lists:
+    """Lists of one VOC folder.
+
+    Attributes:
+        data: the lists by name.
+        photos: all their photos, those in several lists once; the first list's come first.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.data = {name: VOCSegmentation(root, name) for name in names}
+        self.photos = list({photo.name: photo for data in self.data.values() for photo in data}.values())
+        self._members = {name: set(data.names) for name, data in self.data.items()}
+
+    def of(self, photo: VOCPhoto) -> list[str]:
+        """The lists that this photo is in."""
+        return [name for name, members in self._members.items() if photo.name in members]
+
+
+class Curves:
+    """The seed curve of each list.
+
+    Args:
+        lists: the lists.
+        thresholds: rising background scores, 0 to 1.
+    """
+
+    def __init__(self, lists: Lists, thresholds: Sequence[float]) -> None:
+        self.lists = lists
+        self.of = {name: SeedCurve(len(VOC_CLASSES), thresholds) for name in lists.data}
+
+    def add(self, photo: VOCPhoto, maps: Tensor, labels: Sequence[int], truth: Tensor | None = None) -> None:
+        """A photo's maps (k, H, W) in [0, 1] and classes, to the lists it is in; ``truth``: its mask, if at hand."""
+        truth = torch.from_numpy(load_mask(photo.mask)) if truth is None else truth
+        for name in self.lists.of(photo):
+            self.of[name].update(maps, labels, truth)
+
+    def add_all(self, seeds: Iterable[tuple[Tensor, Sequence[int]]]) -> "Curves":
+        """Maps and classes of ``lists.photos``, in their order."""
+        pairs = zip(show(self.lists.photos, "photos"), seeds, strict=True)
+        for photo, (maps, labels) in pairs:
+            self.add(photo, maps, labels)
+        return self
+
+
+def show(items: Sequence[Any], what: str) -> Iterable[Any]:
+    """The items, with a progress bar."""
+    return track(items, what, total=len(items))
+
+
+def levels(step: float, count: int) -> list[float]:
+    """Thresholds 0.02, 0.02 + step, ..."""
+    return [round(0.02 + step * i, 2) for i in range(count)]
+
+
+def per_threshold(curve: SeedCurve) -> dict[str, float]:
+    """mIoU by threshold, as text with three digits."""
+    pairs = zip(curve.thresholds.tolist(), curve.compute().view(-1).tolist(), strict=True)
+    return {f"{threshold:.3f}": miou for threshold, miou in pairs}
+
+
+def write_record(path: Path, **fields: Any) -> None:
+    """``fields``, with commit and machine, as JSON; the file is there whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(make_record(**fields), indent=2, allow_nan=False) + "\n")
+
+
+def extra_peak(call: Callable[[], object]) -> float:
+    """Peak resident memory during the call beyond what the process held before it, in MB.
+
+    Where the kernel's mark cannot be reset (not Linux) it is the growth of the peak so far: too low by what was freed.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+        before = _status("VmRSS")
+        call()
+        return _status("VmHWM") - before
+    except OSError:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+        call()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6 - before
+
+
+def _status(field: str) -> float:
+    """A field of /proc/self/status in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024 / 1e6
