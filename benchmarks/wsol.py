@@ -20,7 +20,7 @@ import crt
 from crt.cam import CAMExtractor
 from crt.data import CUBLocalisation, LabelledPhotos
 from crt.metrics import BoxReport, make_record, measure_boxes
-from crt.models import CRT
+from crt.models import CRT, DualBranch
 from crt.pseudo import make_pseudo_masks
 from crt.train import CAMRecipe, build_branches, make_recipe, train_cam
 
@@ -76,7 +76,7 @@ def trained(row: Row, photos: LabelledPhotos, vit: Path, cnn: Path, out: Path) -
     return result
 
 
-def run(model: torch.nn.Module, photos: LabelledPhotos, out: Path, recipe: CAMRecipe) -> CRT:
+def run(model: DualBranch, photos: LabelledPhotos, out: Path, recipe: CAMRecipe) -> CRT:
     if (out / "model").exists():
         return crt.create_model(f"local-dir:{out / 'model'}", pretrained=True)
     return train_cam(model, photos, out, recipe, precision="bf16", compile=True, progress=lambda s, _, n: bar(s, n))
