@@ -135,11 +135,13 @@ _PAPER = CAMRecipe(
     area=None,
 )
 
+_MASKS = CAMRecipe(cnn=None, coupling=0.0, attention_power=0.0, activation="sigmoid", pool=0.1, mask=1.0, lr=5e-5)
+
 PRESETS = {
     "t16-voc9k": CAMRecipe(attention_power=0.5),
-    "t16-voc9k-masks": CAMRecipe(
-        cnn=None, coupling=0.0, attention_power=0.0, activation="sigmoid", pool=0.1, mask=1.0, lr=5e-5
-    ),
+    "t16-voc9k-masks": _MASKS,
+    "t16-cub50": CAMRecipe(single_label=True, epochs=8),
+    "t16-cub50-masks": dataclasses.replace(_MASKS, single_label=True, epochs=12),
     "paper": _PAPER,
     "paper-wsol": dataclasses.replace(
         _PAPER, num_passes=0, cnn="resnet50", single_label=True, batch_size=64, crop=224, long_side=(256, 256)

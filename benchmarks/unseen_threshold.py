@@ -1,0 +1,78 @@
+"""The background threshold that suits photos a model has not seen, chosen on photos kept out of its last training.
+
+python benchmarks/unseen_threshold.py --voc VOC2012 --masks masks2 --start run0/model --out runs/unseen
+
+Weights that were trained on pseudo masks of the photos of `train` are surer of these photos than of others, so the best
+threshold on them is too high for others.  Here the training on pseudo masks is done again without those photos, from
+the weights of the first step, which knew their labels alone; the threshold best on them is what `config.json` of the
+bundled weights says (`seed_threshold`).
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.progress import track
+
+from crt.cam import CAMExtractor
+from crt.data import LabelledPhotos, VOCSegmentation
+from crt.metrics import make_record
+from crt.metrics.seeds import measure_seeds, seeds_of_model
+from crt.train import build_branches, make_recipe, train_cam
+
+RECORD = Path(__file__).parents[1] / "docs" / "records" / "unseen_threshold.json"
+THRESHOLDS = [round(0.02 + 0.01 * i, 2) for i in range(69)]
+
+
+def main(
+    voc: Annotated[Path, typer.Option(help="Folder in the VOC layout.")],
+    masks: Annotated[Path, typer.Option(help="Pseudo masks of the training photos (`crt pseudo`).")],
+    start: Annotated[Path, typer.Option(help="Weights of the first step.")],
+    out: Annotated[Path, typer.Option(help="Folder for the run.")],
+    kept_out: Annotated[str, typer.Option("--list", help="Photos to keep out, and to measure.")] = "train",
+    epochs: int = 2,
+    scales: str = "0.5,1,1.5",
+) -> None:
+    data, photos = VOCSegmentation(voc, kept_out), LabelledPhotos.from_voc(voc, "cls_train")
+    known = [photo for photo in photos.photos if photo.name not in set(data.names)]
+    recipe = make_recipe("t16-voc9k-masks", [f"epochs={epochs}"])
+    model = train_cam(
+        build_branches(recipe, photos.class_names, start=start),
+        LabelledPhotos(known, photos.class_names).with_masks(masks),
+        out,
+        recipe,
+        precision="bf16",
+        compile=True,
+        progress=lambda steps, first, total: track(steps, "steps", completed=first, total=total),
+    )
+    extractor = CAMExtractor(model, scales=tuple(float(scale) for scale in scales.split(",")))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        curve = measure_seeds(
+            seeds_of_model(extractor, data), data, THRESHOLDS, progress=lambda items, total: track(items, total=total)
+        ).curve
+    threshold, best = curve.best()
+    report = make_record(
+        measure="threshold of unseen photos",
+        recipe=dataclasses.asdict(recipe),
+        training_photos=len(known),
+        seed=0,
+        root=voc.name,
+        list=kept_out,
+        photos=len(data),
+        scales=extractor.scales,
+        flip=True,
+        bf16=True,
+        threshold_rule="best on this list, whose photos were kept out of the training on pseudo masks",
+        threshold=round(threshold, 6),
+        miou=best,
+        curve={f"{t:.3f}": v for t, v in zip(THRESHOLDS, curve.compute().view(-1).tolist(), strict=True)},
+    )
+    RECORD.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"{kept_out}: {100 * best:.2f} at {threshold:.2f}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
