@@ -57,6 +57,11 @@ def test_no_iteration_gives_the_scores():
 
 
 @pytest.mark.usefixtures("installed")
+def test_the_background_is_that_of_the_model_that_made_the_maps(tiny):
+    assert create_refiner("crf", model=tiny).background == tiny.seed_threshold != DenseCRF().background
+
+
+@pytest.mark.usefixtures("installed")
 def test_any_size_dtype_and_batch(square):
     photo, _, _ = square
     cam, crf = torch.rand(2, 2, 15, 20).bfloat16(), DenseCRF()

@@ -37,7 +37,7 @@ def create_refiner(name: str, pretrained: bool = False, *, model: Any = None) ->
             ``crt train refine`` wrote to this folder (or safetensors file); or several of these joined by "+", applied
             from left to right.
         pretrained: "irn_lite0" takes its trained weights, not random ones; others have none.
-        model: the ``CRT`` whose attention "attention" uses.
+        model: the ``CRT`` that made the maps: "attention" uses its attention, "crf" its background score.
 
     Raises:
         ValueError: an unknown name, "attention" without a model, or weights that do not fit.
@@ -64,7 +64,7 @@ def _created(name: str, pretrained: bool, model: Any) -> nn.Module:
     if name == "pamr":
         return PAMR()
     if name == "crf":
-        return DenseCRF()
+        return DenseCRF() if model is None else DenseCRF(background=model.seed_threshold)
     if name == "attention":
         if model is None:
             raise ValueError(
