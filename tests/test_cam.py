@@ -358,10 +358,12 @@ def test_result(model, photo, tmp_path):
         {"scales": (99,)},
         {"batch_size": 0},
         {"max_side": 0},
+        {"stride": 0},
+        {"stride": 24},
     ],
 )
 def test_wrong_settings(model, arguments):
-    with pytest.raises(ValueError, match="scales|at least 1"):
+    with pytest.raises(ValueError, match="scales|at least 1|stride"):
         CAMExtractor(model, **arguments)
 
 

@@ -82,15 +82,14 @@ def _watched(attentions: list[nn.Module], see: Callable[[Any, Tensor], None]) ->
         if not isinstance(getattr(attention, "qkv", None), nn.Module):
             raise TypeError(f"{type(attention).__name__} has no `qkv` layer; class attention needs timm's Attention.")
     owner = threading.get_ident()
+    attention_of: dict[Any, nn.Module] = {attention.qkv: attention for attention in attentions}
 
-    def hook(attention: nn.Module) -> Callable[..., None]:
-        def pass_on(_layer: nn.Module, _inputs: Any, qkv: Tensor) -> None:
-            if threading.get_ident() == owner:  # another thread may be running the same model
-                see(attention, qkv)
+    @torch.compiler.disable  # it is another function in every block, and would be compiled anew in each
+    def pass_on(layer: nn.Module, _inputs: Any, qkv: Tensor) -> None:
+        if threading.get_ident() == owner:  # another thread may be running the same model
+            see(attention_of[layer], qkv)
 
-        return pass_on
-
-    handles = [attention.qkv.register_forward_hook(hook(attention)) for attention in attentions]  # type: ignore[union-attr]
+    handles = [layer.register_forward_hook(pass_on) for layer in attention_of]
     try:
         yield
     finally:

@@ -114,16 +114,10 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
     @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments as they are now: the contents of config.json."""
+        names = ("num_classes", "class_names", "num_passes", "tile", "stride", "attention_power", "activation", "pool")
         return {
             "backbone": self.backbone_name,
-            "num_classes": self.num_classes,
-            "class_names": self.class_names,
-            "num_passes": self.num_passes,
-            "tile": self.tile,
-            "stride": self.stride,
-            "attention_power": self.attention_power,
-            "activation": self.activation,
-            "pool": self.pool,
+            **{name: getattr(self, name) for name in names},
             "mean": self._mean,
             "std": self._std,
             "seed_threshold": self.seed_threshold,
@@ -151,6 +145,15 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
         return self.head.weight.device
 
     # The network
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compiles the transformer's blocks in place: training, ``forward`` and ``cam`` all run through them.
+
+        Args:
+            args, options: as for ``torch.compile``.
+        """
+        for block in self.backbone.blocks:
+            block.compile(*args, **options)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Tiles (T, 3, tile, tile), normalised -> tokens (T, prefix + N, D), the class token first (equation 2)."""
@@ -202,6 +205,7 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
         normalize: bool = True,
         batch_size: int = 16,
         max_side: int | None = 640,
+        stride: int | None = None,
     ) -> Tensor:
         """Class activation maps at the size of the photo.
 
@@ -216,6 +220,9 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
             normalize: divide each map by (its maximum + 1e-5); otherwise raw sums.
             batch_size: tiles computed at once, over scales and photos.
             max_side: a photo with a longer side (pixels) is seen as if reduced to it; None sees it as it is.
+            stride: distance between tiles in pixels; None takes the model's.
+
+        Settings have names in ``crt.cam.PRESETS``: ``model.cam(img, labels, **PRESETS["fast"])``.
 
         Returns:
             (B, K, H, W) float32 in [0, 1]; classes that are not in ``labels`` are exactly 0.  Photos of different sizes
@@ -226,9 +233,8 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
             TypeError, ValueError: images or labels that cannot be understood; the message says what to do.
             OSError: a picture that cannot be decoded.
         """
-        extractor = CAMExtractor(
-            self, scales=scales, flip=flip, batch_size=batch_size, max_side=max_side, normalize=normalize
-        )
+        settings: dict[str, Any] = {"batch_size": batch_size, "max_side": max_side, "normalize": normalize}
+        extractor = CAMExtractor(self, scales=scales, flip=flip, stride=stride, **settings)
         results = extractor(img, labels, size=size)
         height, width = (max(result.maps.shape[axis] for result in results) for axis in (-2, -1))
         cams = results[0].maps.new_zeros(len(results), self.num_classes, height, width)
