@@ -83,11 +83,10 @@ def make_extractor(
     network: Any, batch_size: int, scales: str | None, flip: bool | None, stride: int | None = None, preset: str = ""
 ) -> Any:
     """The ``CAMExtractor`` of a preset ("" is the library's defaults), in which given options replace the preset's."""
-    from crt._messages import did_you_mean
     from crt.cam import PRESETS, CAMExtractor
 
     if preset and preset not in PRESETS:
-        raise ValueError(f"--preset {preset}: there are {', '.join(PRESETS)}.{did_you_mean(preset, PRESETS)}")
+        raise ValueError(f"--preset {preset}: there are {', '.join(PRESETS)}.")
     given = {"scales": None if scales is None else factors(scales), "flip": flip, "stride": stride}
     settings = {**PRESETS.get(preset, {}), **{name: value for name, value in given.items() if value is not None}}
     return CAMExtractor(network, batch_size=batch_size, **settings)
