@@ -22,6 +22,14 @@ def test_tables_are_made_from_the_records():
         assert results.table() in page.read_text(), f"{page.name}: run python benchmarks/results.py"
 
 
+def test_pages_are_as_the_records_make_them():
+    results = load_results()
+    for page in [*results.PAGES, results.SPEED]:
+        text = page.read_text()
+        assert text == results.filled(text), f"{page.name}: run python benchmarks/results.py"
+    assert all(f"<!-- {name} -->" in results.SPEED.read_text() for name in results.TABLES if name != "seeds")
+
+
 def test_the_bundled_threshold_is_the_best_on_train():
     model = crt.create_model("crt_vit_t16", pretrained=True)
     assert f"{model.seed_threshold:.3f}" == load_results().chosen_threshold("crt_vit_t16.voc9k")

@@ -1,14 +1,19 @@
 """What makes extraction fast changes nothing: stride, presets, compilation, the thread that reads ahead."""
 
+import importlib.util
 import itertools
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crt.cam import PRESETS, CAMExtractor, cut, merge, resize, snapped_size
+from crt.models import CRT
+
+from .conftest import TINY
 
 
 @pytest.mark.parametrize("stride", [16, 48, 64])
@@ -93,6 +98,21 @@ def test_a_stream_that_is_left_ends_its_thread(tiny):
     results.close()
     assert threading.active_count() == before
     assert next(asked) <= 5
+
+
+@pytest.mark.parametrize("num_passes", [0, 3])
+@pytest.mark.parametrize("attention_power", [0.0, 1.0])
+def test_equals_the_plain_baseline(photo, num_passes, attention_power):
+    """Of the benchmarks: one scale and one view at a time, full attention matrices."""
+    file = Path(__file__).parents[1] / "benchmarks" / "_baseline.py"
+    spec = importlib.util.spec_from_file_location("baseline", file)
+    baseline = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(baseline)
+    settings = {"num_passes": num_passes, "attention_power": attention_power, **TINY}
+    model = CRT("vit_tiny_patch16_224", num_classes=5, **settings).eval()
+    expected = baseline.plain_cam(model, model.normalised(photo), [0, 3], (0.3, 1.0, 1.7))
+    (result,) = CAMExtractor(model, scales=(0.3, 1.0, 1.7), batch_size=7)(photo, [[0, 3]])
+    torch.testing.assert_close(result.maps, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a compiler")
