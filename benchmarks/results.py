@@ -48,11 +48,10 @@ def table() -> str:
 
 def markdown(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """A Markdown table; a sentence where there is nothing to show yet."""
-    lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
-    columns = list(columns)
-    return (
-        "\n".join([f"| {' | '.join(columns)} |", "|" + "---|" * len(columns), *lines]) if lines else "Not measured yet."
-    )
+    names, lines = list(columns), [f"| {' | '.join(map(str, row))} |" for row in rows]
+    if not lines:
+        return "Not measured yet."
+    return "\n".join([f"| {' | '.join(names)} |", "|" + "---|" * len(names), *lines])
 
 
 def machine(r: dict) -> str:
@@ -66,7 +65,7 @@ def throughput() -> str:
         for way, photos in r["photos_per_second"].items():
             rows.append(
                 [
-                    f"`{r['model']}`, {r['passes'] or 'no repeated'} passes, {machine(r)}",
+                    f"`{r['model']}`, passes {r['passes']}, scales {len(r['scales'])}, {machine(r)}",
                     way.replace("plain", "plain baseline, float32").replace("limit", "timm's forward,"),
                     f"{photos:.3g}",
                     f"{r['tiles_per_second'][way]:.3g}",
