@@ -29,14 +29,12 @@ TRIED_ON_GPU = (64, 128, 256, 512)
 CHECKS = [(0, "exact"), (0, "reference"), (3, "exact"), (3, "reference")]
 
 
-def build(name: str, passes: int, device: str, attention: bool = True) -> Any:
-    """Trained weights where the package has them; with the paper's settings whatever the weights were made for."""
-    settings: dict[str, Any] = {"num_passes": passes, "activation": "relu", "attention_power": float(attention)}
-    torch.manual_seed(0)
+def build(name: str, passes: int, device: str) -> Any:
+    """Trained weights where the package has them, with passes and class attention whatever they were made for."""
     pretrained = any(known.startswith(f"{name}.") for known in crt.list_models(pretrained=True))
-    return crt.create_model(name, pretrained=pretrained, **({} if pretrained else {"num_classes": 20}), **settings).to(
-        device
-    )
+    torch.manual_seed(0)
+    model = crt.create_model(name, pretrained=pretrained, num_classes=20, num_passes=passes, attention_power=1.0)
+    return model.to(device)
 
 
 def photo_of(height: int, width: int) -> Tensor:
