@@ -1,4 +1,4 @@
-"""Writes the tables of docs/results.md and README.md from the records in docs/records/.
+"""Writes the tables of docs/results.md, docs/performance.md and README.md from the records in docs/records/.
 
 python benchmarks/results.py
 
@@ -9,10 +9,12 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "docs" / "records"
 PAGES = [ROOT / "docs" / "results.md", ROOT / "README.md"]
+SPEED = ROOT / "docs" / "performance.md"
 MISSING = "Not measured yet."
 LISTS = {
     "train_allclass": "balanced over the 20 classes",
@@ -26,9 +28,10 @@ def records(pattern: str = "seed*.json") -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(RECORDS.glob(pattern))]
 
 
-def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(cells) + " |" for cells in [columns, *rows]]
-    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; a sentence where there is nothing to show yet."""
+    lines = [f"| {' | '.join(map(str, cells))} |" for cells in [columns, *rows]]
+    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]]) if len(lines) > 1 else MISSING
 
 
 def percent(share: float) -> str:
@@ -83,7 +86,7 @@ def ablation() -> str:
     ]
     lists = [f"seed mIoU, `{name}`" for name in LISTS]
     columns = ["passes", "CNN branch", "coupling", "tiles", *lists, "threshold", "mAP, `val_animals`"]
-    return markdown(columns, rows) if rows else MISSING
+    return markdown(columns, rows)
 
 
 def refiners() -> str:
@@ -159,12 +162,121 @@ def threshold_curve() -> str:
     return f"{markdown(columns, [row])}\n\n{machine(r)}."
 
 
+def engine(r: dict) -> str:
+    """What computed: the GPU, or the processor and its threads."""
+    return r.get("gpu") or f"{r['machine']['processor']}, {r['machine']['threads']} threads"
+
+
+def throughput() -> str:
+    """A row a way of each record of `cam_throughput.py`."""
+    rows = []
+    for r in records("throughput*.json"):
+        for way, photos in r["photos_per_second"].items():
+            rows.append(
+                [
+                    f"`{r['model']}`, passes {r['passes']}, scales {len(r['scales'])}, {engine(r)}",
+                    way.replace("plain", "plain baseline, float32").replace("limit", "timm's forward,"),
+                    f"{photos:.3g}",
+                    f"{r['tiles_per_second'][way]:.3g}",
+                    f"{r['flop_per_second'][way] / 1e9:.3g}",
+                    *(f"{r[name][way]:.2f}" if way in r[name] else "" for name in ("times_plain", "share_of_limit")),
+                    f"{r['peak_memory'][way]['peak_mb']:.0f}" if way in r["peak_memory"] else "",
+                ]
+            )
+    names = ["model, machine", "way", "photos/s", "tiles/s", "GFLOP/s", "times plain", "share of timm's", "peak MB"]
+    return markdown(names, rows)
+
+
+def equality() -> str:
+    """The differences from the plain baseline."""
+    rows = [
+        [f"`{r['model']}`", check["passes"], check["align"], f"{check['relative_error']:.1e}"]
+        for r in records("throughput*.json")
+        for check in r["equality"]
+    ]
+    return markdown(["model", "passes", "alignment", "largest difference / largest value"], rows)
+
+
+def memory() -> str:
+    """A row a point of `cam_memory.py`."""
+    rows = []
+    for r in records("memory*.json"):
+        for point in r["points"]:
+            sizes = [f"{point['size']} x {point['size']}", point["batch"] if point["way"] == "ours" else "all"]
+            memory_of = [f"{point['beyond_mb']:.0f}", f"{point['peak_mb']:.0f}"]
+            rows.append([point["way"], *sizes, point["photos"], *memory_of])
+    return markdown(["way", "photo", "tiles at once", "photos", "MB beyond the loaded model", "MB in all"], rows)
+
+
+def pipeline() -> str:
+    """The records of `dataset.py` and `train_step.py`."""
+    rows = []
+    for r in [*records("dataset*.json"), *records("train_step*.json")]:
+        what = f"`{r['preset']}`, {'photos of ' + r['list'] if 'list' in r else 'steps of ' + str(r['batch'])}"
+        rows += [[what, engine(r), way, f"{photos:.3g}"] for way, photos in r["photos_per_second"].items()]
+    return markdown(["what", "machine", "way", "photos/s"], rows)
+
+
+def starting() -> str:
+    """The records of `import_time.py` and `load_time.py`."""
+    rows = [
+        [r["measure"].split(",")[0], stage, f"{seconds:.2f}"]
+        for r in [*records("import_time*.json"), *records("load_time*.json")]
+        for stage, seconds in r["medians"].items()
+    ]
+    return markdown(["what", "stage", "seconds"], rows)
+
+
+def tradeoff() -> str:
+    """A row a setting of `tradeoff.py`, the slowest first."""
+    found = sorted((r for r in records("tradeoff_*.json") if r["bf16"]), key=lambda r: r["photos_per_second"])
+    paper = next((r["photos_per_second"] for r in found if r["setting"] == "paper"), None)
+    rows = [
+        [
+            f"`{r['setting']}`: {r['label']}",
+            r["tiles"],
+            f"{r['photos_per_second']:.3g}",
+            f"{r['photos_per_second'] / paper:.1f}" if paper else "",
+            f"{100 * r['miou']:.1f} at {r['threshold']:.2f}",
+            f"{100 * r['miou_at_default']:.1f} at {r['default_threshold']:.2f}",
+        ]
+        for r in found
+    ]
+    names = [
+        "setting",
+        "tiles of 500 x 375",
+        "photos/s",
+        "times `paper`",
+        "mIoU, own best threshold",
+        "default threshold",
+    ]
+    return markdown(names, rows)
+
+
+def rounding() -> str:
+    """Settings that `tradeoff.py` measured in bfloat16 and in float32."""
+    both = {(r["setting"], r["bf16"]): r for r in records("tradeoff_*.json")}
+    rows = []
+    for name in sorted(name for name, bf16 in both if not bf16 and (name, True) in both):
+        half, full = both[name, True], both[name, False]
+        differences = [f"{100 * (half[key] - full[key]):+.2f}" for key in ("miou", "miou_at_default")]
+        rows.append([f"`{name}`", *differences, f"{half['photos_per_second'] / full['photos_per_second']:.2f}"])
+    return markdown(["setting", "mIoU, own best threshold", "default threshold", "times faster"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "seeds": seeds,
     "ablation": ablation,
     "refiners": refiners,
     "random_walk": random_walk,
     "threshold_curve": threshold_curve,
+    "throughput": throughput,
+    "equality": equality,
+    "memory": memory,
+    "pipeline": pipeline,
+    "starting": starting,
+    "tradeoff": tradeoff,
+    "rounding": rounding,
 }
 
 
@@ -179,7 +291,7 @@ def written(text: str) -> str:
 
 
 def main() -> None:
-    for page in PAGES:
+    for page in [*PAGES, SPEED]:
         page.write_text(written(page.read_text()))
 
 

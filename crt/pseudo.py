@@ -77,6 +77,8 @@ def make_pseudo_masks(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {**(settings or {}), "threshold": [low, high], "scales": list(extractor.scales), "flip": extractor.flip}
+    if extractor.stride != extractor.model.stride:
+        settings["stride"] = extractor.stride
     if clean is not None:
         settings["clean"] = True
     manifest = _Manifest(folder / "manifest.jsonl", settings)

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from crt.cam import class_attention
+from crt.cam import class_attention, patch_attention
 from crt.models import CRT
 
 from .conftest import TINY
@@ -61,17 +61,28 @@ def test_equals_the_full_matrix(backbone, more, num_passes):
 
 
 def test_rows_over_all_tokens_sum_to_one(tiny):
-    layers = [block.attn for block in tiny.backbone.blocks]
-    with torch.no_grad(), class_attention(layers, prefix=0) as rows:
-        tiny.forward_features(torch.randn(2, 3, 64, 64))
-    assert len(rows) == 2 * tiny.num_passes
-    for row in rows:
+    for block in tiny.backbone.blocks:
+        row = class_attention(block, torch.randn(2, 17, 32), prefix=0)
         torch.testing.assert_close(row.sum(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("qk_norm", [True, False])
+@torch.no_grad()
+def test_one_block_with_large_weights(qkv_bias, qk_norm):
+    arguments = {**TINY, "backbone_args": {**TINY["backbone_args"], "qkv_bias": qkv_bias, "qk_norm": qk_norm}}
+    block = CRT("vit_tiny_patch16_224", **arguments).eval().backbone.blocks[0]
+    for parameter in block.parameters():
+        parameter.add_(torch.randn_like(parameter))
+    x, a = torch.randn(2, 17, 32), block.attn
+    q, k, _ = a.qkv(block.norm1(x)).reshape(2, 17, 3, 2, 16).permute(2, 0, 3, 1, 4)
+    matrix = (a.q_norm(q) @ a.k_norm(k).transpose(-2, -1) / 4).softmax(dim=-1)
+    torch.testing.assert_close(class_attention(block, x), matrix.mean(dim=1)[:, 0, 1:], rtol=1e-4, atol=1e-6)
 
 
 def test_hooks_are_gone_even_after_an_error(tiny):
     layers = [block.attn for block in tiny.backbone.blocks]
-    with pytest.raises(RuntimeError, match="stop"), class_attention(layers):
+    with pytest.raises(RuntimeError, match="stop"), patch_attention(layers):
         raise RuntimeError("stop")
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny.modules())
 
@@ -87,7 +98,9 @@ def test_attention_stays_fused(tiny, monkeypatch):
 
 
 def test_a_layer_without_qkv_is_refused():
-    with pytest.raises(TypeError, match="qkv"), class_attention([torch.nn.Linear(2, 2)]):
+    with pytest.raises(TypeError, match="qkv"):
+        class_attention(torch.nn.Linear(2, 2), torch.zeros(1, 2, 2))
+    with pytest.raises(TypeError, match="qkv"), patch_attention([torch.nn.Linear(2, 2)]):
         pass
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import crt
+from crt.cam import PRESETS
 from crt.cli import app
 from crt.data import load_mask, save_mask
 from crt.models import CRT
@@ -45,6 +46,18 @@ def test_cam_writes_overlay_mask_and_maps(model, tmp_path):
         assert overlay.size == (width, height)
 
 
+def test_given_options_replace_the_presets(model, voc, tmp_path):
+    measure = ["eval", "cam", "--root", voc, "--list", "train", "--model", model, "--json", tmp_path / "r.json"]
+    seen = []
+    for options in [(), ("--preset", "fast"), ("--preset", "fast", "--scales", "0.3", "--no-flip", "--stride", "16")]:
+        assert run(*measure, *options).exit_code == 0
+        record = json.loads((tmp_path / "r.json").read_text())
+        seen.append((tuple(record["scales"]), record["flip"], record["stride"]))
+    assert seen[0] == ((0.5, 1.0, 1.5), True, 32)
+    assert seen[1][0] == PRESETS["fast"]["scales"]
+    assert seen[2] == ((0.3,), False, 16)
+
+
 def test_predicted_labels_and_threshold(model, tmp_path):
     done = run("cam", PHOTO, "--out", tmp_path / "out", "--model", model, "--scales", "0.3", "--threshold", "1")
     assert done.exit_code == 0, done.output
@@ -58,6 +71,8 @@ def test_predicted_labels_and_threshold(model, tmp_path):
         (["--labels", " , "], "names no class"),
         (["--scales", "a"], "--scales 'a'"),
         (["--scales", "0"], "above 0"),
+        (["--preset", "quick"], "paper, balanced, fast"),
+        (["--stride", "24"], "multiple of the model's patch"),
         (["--device", "gpu7"], "--device gpu7"),
         (["--device", "cuda:99"], "--device cuda:99"),
         (["--model", "crt_vit_t17"], "crt_vit_t16"),

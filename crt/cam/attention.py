@@ -1,41 +1,57 @@
 """Class attention: what the class token looks at, without any N x N matrix; patch attention, one such matrix at a time.
 
-A CAM needs one row of each attention matrix, softmax(q_cls k^T / sqrt(d)).  It is computed here from the output of
-each block's ``qkv`` layer, so the block itself keeps its fused attention and memory stays linear in the tokens.
+A CAM needs one row of each attention matrix.  ``class_attention`` computes it from a block's input, so the block itself
+keeps its fused attention, memory stays linear in the tokens, and nothing stands in the way of a compiler.
 ``patch_attention`` sums up whole matrices, head by head and block by block, for who wants an affinity of patches.
 This is the only file with hooks; they, and the evaluation mode they run in, last as long as a ``with`` block.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from einops import rearrange
+from einops import einsum, rearrange
 from torch import Tensor, nn
 
 __all__ = ["PatchAttention", "class_attention", "evaluating", "patch_attention"]
 
 
-@contextmanager
-def class_attention(attentions: list[nn.Module], prefix: int = 1) -> Iterator[list[Tensor]]:
-    """Collects the class token's attention over the patches from every call of the given layers.
+def class_attention(block: Any, x: Tensor, prefix: int = 1) -> Tensor:
+    """The class token's attention over the patches in one block of a transformer: row 0 of softmax(q k^T / sqrt(d)).
+
+    A head's scores are q_cls k^T = (q_cls W_k) y^T + q_cls b_k with y the input of its keys; the last term is the same
+    for all tokens, and softmax ignores it.  So the keys are computed only where a norm follows them.
 
     Args:
-        attentions: attention layers in timm's form (``qkv``, ``num_heads``, ``scale``, ``q_norm``, ``k_norm``).
+        block: a block in timm's form: ``norm1`` before ``attn``, which has ``qkv``, ``num_heads``, ``scale``,
+            ``q_norm`` and ``k_norm``.
+        x: (B, N, D), the block's input.
         prefix: tokens before the patches; the first is the class token (2 for a distilled DeiT).
 
-    Yields:
-        A list that grows by one (B, N) tensor a call, in the order of the calls: the softmax over all tokens,
-        averaged over the heads, the ``prefix`` columns dropped.  It is empty when the block begins.
+    Returns:
+        (B, N - prefix) float32: the softmax over all tokens, averaged over the heads, without the prefix's columns.
 
     Raises:
-        TypeError: a layer without ``qkv``.
+        TypeError: a block without these layers.
     """
-    rows: list[Tensor] = []
-    with _watched(attentions, lambda attention, qkv: rows.append(_class_row(attention, qkv)[:, prefix:])):
-        yield rows
+    attention: Any = getattr(block, "attn", None)
+    if not isinstance(getattr(attention, "qkv", None), nn.Linear) or not hasattr(block, "norm1"):
+        raise TypeError(f"{type(block).__name__} has no `norm1` and `attn.qkv`; class attention needs timm's Block.")
+    y = block.norm1(x).float()
+    with torch.autocast(x.device.type, enabled=False):  # it would round the scores
+        layer, heads = attention.qkv, attention.num_heads
+        weight = rearrange(layer.weight.float(), "(three h c) d -> three h c d", three=3, h=heads)
+        bias = 0 * weight[..., 0] if layer.bias is None else layer.bias.float().view(weight.shape[:-1])
+        q = einsum(y[:, 0], weight[0], "b d, h c d -> b h c") + bias[0]
+        q = attention.q_norm(q.to(layer.weight)).float() * attention.scale
+        if isinstance(attention.k_norm, nn.Identity):
+            scores = einsum(einsum(q, weight[1], "b h c, h c d -> b h d"), y, "b h d, b n d -> b h n")
+        else:
+            k = einsum(y, weight[1], "b n d, h c d -> b h n c") + bias[1][:, None]
+            scores = einsum(q, attention.k_norm(k.to(layer.weight)).float(), "b h c, b h n c -> b h n")
+        return torch.softmax(scores, dim=-1).mean(dim=1)[:, prefix:]
 
 
 class PatchAttention:
@@ -61,7 +77,9 @@ def patch_attention(attentions: list[nn.Module], prefix: int = 1) -> Iterator[Pa
     """Sums up the attention between patches from every call of the given layers.
 
     Args:
-        attentions, prefix: as for ``class_attention``.
+        attentions: attention layers in timm's form (``qkv``, ``num_heads``, ``scale``, ``q_norm``, ``k_norm``), of
+            blocks that are not compiled.
+        prefix: tokens before the patches.
 
     Yields:
         A sum to which every call adds softmax(q k^T / sqrt(d)), over all tokens and averaged over the heads, without
@@ -71,39 +89,22 @@ def patch_attention(attentions: list[nn.Module], prefix: int = 1) -> Iterator[Pa
         TypeError: a layer without ``qkv``.
     """
     sums = PatchAttention()
-    with _watched(attentions, lambda attention, qkv: _add_matrices(sums, attention, qkv, prefix)):
-        yield sums
-
-
-@contextmanager
-def _watched(attentions: list[nn.Module], see: Callable[[Any, Tensor], None]) -> Iterator[None]:
-    """Calls ``see`` with the layer and the output of its ``qkv``, (B, N, 3 * D), at every call inside."""
     for attention in attentions:
         if not isinstance(getattr(attention, "qkv", None), nn.Module):
-            raise TypeError(f"{type(attention).__name__} has no `qkv` layer; class attention needs timm's Attention.")
+            raise TypeError(f"{type(attention).__name__} has no `qkv` layer; patch attention needs timm's Attention.")
     owner = threading.get_ident()
+    attention_of: dict[Any, nn.Module] = {attention.qkv: attention for attention in attentions}
 
-    def hook(attention: nn.Module) -> Callable[..., None]:
-        def pass_on(_layer: nn.Module, _inputs: Any, qkv: Tensor) -> None:
-            if threading.get_ident() == owner:  # another thread may be running the same model
-                see(attention, qkv)
+    def pass_on(layer: nn.Module, _inputs: Any, qkv: Tensor) -> None:
+        if threading.get_ident() == owner:  # another thread may be running the same model
+            _add_matrices(sums, attention_of[layer], qkv, prefix)
 
-        return pass_on
-
-    handles = [attention.qkv.register_forward_hook(hook(attention)) for attention in attentions]  # type: ignore[union-attr]
+    handles = [layer.register_forward_hook(pass_on) for layer in attention_of]
     try:
-        yield
+        yield sums
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _class_row(attention: nn.Module, qkv: Tensor) -> Tensor:
-    """(B, N, 3 * D) from the ``qkv`` layer -> (B, N): row 0 of the attention matrix, averaged over the heads."""
-    q, k, _ = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=attention.num_heads)
-    q, k = attention.q_norm(q[:, :, :1]), attention.k_norm(k)  # type: ignore[operator]
-    scores = (q.float() * attention.scale * k.float()).sum(dim=-1)  # no matrix product: autocast would round it
-    return torch.softmax(scores, dim=-1).mean(dim=1)
 
 
 def _add_matrices(sums: PatchAttention, attention: Any, qkv: Tensor, prefix: int) -> None:

@@ -9,7 +9,9 @@ so the patch grid covers the photo and nothing else.
 """
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import torch
@@ -76,10 +78,14 @@ class CAMExtractor:
         batch_size: tiles computed at once, over scales and photos.
         max_side: photos with a longer side are seen as if reduced to it (in pixels); None sees them as they are.
             Maps always have the photo's own size.
+        stride: distance between tiles in pixels, a multiple of the patch.  With the tile's side, or more, tiles overlap
+            only at the border; None takes the model's.
         normalize: divide each map by (its maximum + 1e-5); otherwise maps are the raw sums.
 
+    ``crt.cam.PRESETS`` has settings by name: ``CAMExtractor(model, **PRESETS["fast"])``.
+
     Raises:
-        ValueError: a scale, batch size or side out of its range.
+        ValueError: a scale, batch size, side or stride out of its range.
     """
 
     def __init__(
@@ -90,13 +96,17 @@ class CAMExtractor:
         flip: bool = True,
         batch_size: int = 16,
         max_side: int | None = 640,
+        stride: int | None = None,
         normalize: bool = True,
     ) -> None:
         if not isinstance(scales, Sequence) or not scales or any(not 0 < scale <= 16 for scale in scales):
             raise ValueError(f"scales must be a list of factors above 0 and up to 16, like (0.5, 1.0); got {scales}.")
         if batch_size < 1 or (max_side is not None and max_side < 1):
             raise ValueError(f"batch_size and max_side must be at least 1; got {batch_size} and {max_side}.")
+        if stride is not None and (stride < 1 or stride % model.patch):
+            raise ValueError(f"stride must be a multiple of the model's patch, {model.patch}; got {stride}.")
         self.model, self.scales, self.flip = model, tuple(scales), flip
+        self.stride = model.stride if stride is None else min(stride, model.tile)
         self.batch_size, self.max_side, self.normalize = batch_size, max_side, normalize
 
     def __call__(self, images: Any, labels: Any = None, *, size: tuple[int, int] | None = None) -> list[CAMResult]:
@@ -117,6 +127,8 @@ class CAMExtractor:
     def stream(self, pairs: Iterable[tuple[Any, Any]], *, size: tuple[int, int] | None = None) -> Iterator[CAMResult]:
         """CAMs of any number of (image, labels) pairs, one after another; only those in flight are held.
 
+        The pairs are asked for, and pictures decoded, in a thread, up to two ahead of the computing.
+
         Raises:
             TypeError, ValueError, OSError: a pair that cannot be understood, after the results of all before it; the
                 message has its number, from 0.
@@ -131,7 +143,7 @@ class CAMExtractor:
                     raise placed(error, f"photo {number} of the stream") from error
                 yield photo, None if wanted is None else wanted[0]
 
-        return self._results(understood(), size)
+        return self._results(_ahead(understood()), size)
 
     def _results(self, pairs: Iterable[_Pair], size: tuple[int, int] | None) -> Iterator[CAMResult]:
         """Each photo's result as soon as its last tile is computed."""
@@ -155,20 +167,22 @@ class CAMExtractor:
     def _views_of(self, photo: Tensor, wanted: Tensor | None) -> Iterator[tuple["_View", Tensor]]:
         """The photo at every scale, each with its mirror image."""
         image = self.model.normalised(photo.to(self.model.device))
+        kept = None if wanted is None else wanted.nonzero().flatten().to(self.model.device)
         shrink = reduction(photo.shape[-2], photo.shape[-1], self.max_side)
         for scale in self.scales:
             scaled = snapped_size(photo.shape[-2], photo.shape[-1], scale * shrink, self.model.patch)
-            for view, seen in _views(self.model, resize(image, scaled, antialias=True), self.flip, "exact"):
-                view.photo, view.kept = photo, None if wanted is None else wanted.nonzero().flatten().tolist()
+            for view, seen in _views(self.model, resize(image, scaled, antialias=True), self.flip, self.stride):
+                view.photo, view.wanted, view.kept = photo, wanted, kept
                 yield view, seen
 
     def _result(self, views: list["_View"], size: tuple[int, int] | None) -> CAMResult:
         """Merges the finished views of one photo."""
-        photo, kept = views[0].photo, views[0].kept
-        if kept is None:
-            kept = _predicted(torch.stack([view.scores(self.model.pool) for view in views]).mean(dim=0))
+        photo, wanted = views[0].photo, views[0].wanted
+        if wanted is None:
+            wanted = _predicted(torch.stack([view.scores(self.model.pool) for view in views]).mean(dim=0))
+            kept = wanted.nonzero().flatten()
             for view in views:
-                view.maps = [class_map[kept] for class_map in view.maps]
+                view.maps = [class_maps.index_select(1, kept) for class_maps in view.maps]
         pair = 2 if self.flip else 1
         maps = [
             torch.stack([view.cam(self.model.activation) for view in scale]).sum(dim=0)
@@ -177,7 +191,7 @@ class CAMExtractor:
         cam = merge_scales(maps, size or (photo.shape[-2], photo.shape[-1]))
         return CAMResult(
             maps=(normalise(cam) if self.normalize else cam).to(photo.device),
-            labels=kept,
+            labels=wanted.nonzero().flatten().tolist(),
             class_names=self.model.class_names,
             seed_threshold=self.model.seed_threshold,
             pixels=self.model.pixels(photo),
@@ -190,7 +204,7 @@ def patch_cams(model: CAMModel, image: Tensor, *, mirror: bool, align: Align, ba
     image = image.to(model.device)
     if align == "exact":
         image = resize(image, snapped_size(image.shape[-2], image.shape[-1], 1.0, model.patch))
-    views = _finished_views(model, _views(model, image, mirror, align), batch_size)
+    views = _finished_views(model, _views(model, image, mirror, model.stride, align), batch_size)
     return torch.stack([view.cam(model.activation) for view in views]).sum(dim=0)
 
 
@@ -198,45 +212,53 @@ class _View:
     """One photo at one scale, mirrored or not: where its tiles lie, and what came of them so far."""
 
     photo: Tensor
-    kept: list[int] | None = None  # classes to keep; None keeps all
+    wanted: Tensor | None = None  # (K,) bool, the photo's classes; None if they are to be predicted
+    kept: Tensor | None = None  # their indices, on the model's device; None keeps all classes
 
-    def __init__(self, model: CAMModel, padded: tuple[int, int], cells: tuple[int, int], mirrored: bool) -> None:
-        rows, columns = (offsets(side, model.tile, model.stride) for side in padded)
+    def __init__(
+        self, model: CAMModel, padded: tuple[int, int], cells: tuple[int, int], mirrored: bool, stride: int
+    ) -> None:
+        rows, columns = (offsets(side, model.tile, stride) for side in padded)
         self.places = list(itertools.product(rows, columns))
-        self.tiling = (model.tile // model.patch, model.stride // model.patch)
+        self.missing = len(self.places)  # tiles that are not computed yet
+        self.tiling = (model.tile // model.patch, stride // model.patch)
         self.grid = (padded[0] // model.patch, padded[1] // model.patch)
         self.cells, self.mirrored = cells, mirrored  # cells: patches that show the photo, without the padding
         self.maps: list[Tensor] = []
         self.attentions: list[Tensor] = []
 
-    def add(self, class_map: Tensor, attention: Tensor) -> None:
-        self.maps.append(class_map if self.kept is None else class_map[self.kept])
-        self.attentions.append(attention)
+    def add(self, class_maps: Tensor, attentions: Tensor) -> None:
+        """(t, K, g, g) and (t, 1, g, g): of the next t tiles."""
+        self.maps.append(class_maps if self.kept is None else class_maps.index_select(1, self.kept))
+        self.attentions.append(attentions)
+        self.missing -= len(class_maps)
 
     def cam(self, activation: Activation) -> Tensor:
         """(k, h, w): attention times class map, merged, cropped, cut at zero (or as probability), mirrored back."""
-        cam = activated(self._merged(torch.stack(self.maps).float() * torch.stack(self.attentions).float()), activation)
+        cam = activated(self._merged(torch.cat(self.maps).float() * torch.cat(self.attentions).float()), activation)
         return cam.flip(-1) if self.mirrored else cam
 
     def scores(self, share: float) -> Tensor:
         """(K,) logits: the merged class maps, pooled."""
-        return pooled(self._merged(torch.stack(self.maps).float()), share)
+        return pooled(self._merged(torch.cat(self.maps).float()), share)
 
     def _merged(self, maps: Tensor) -> Tensor:
         return merge(maps, self.grid, *self.tiling)[0, :, : self.cells[0], : self.cells[1]]
 
 
-def _views(model: CAMModel, image: Tensor, mirror: bool, align: Align) -> Iterator[tuple[_View, Tensor]]:
+def _views(
+    model: CAMModel, image: Tensor, mirror: bool, stride: int, align: Align = "exact"
+) -> Iterator[tuple[_View, Tensor]]:
     """The image and its mirror image, padded: to one tile at least, or as the reference does."""
     height, width = image.shape[-2:]
     cells = (-(-height // model.patch), -(-width // model.patch))
     if align == "reference":
-        padded = tuple(max((side // model.stride + 1) * model.stride, model.tile) for side in (height, width))
+        padded = tuple(max((side // stride + 1) * stride, model.tile) for side in (height, width))
     else:
         padded = (max(height, model.tile), max(width, model.tile))
     for mirrored in (False, True) if mirror else (False,):
         seen = pad_to(image.flip(-1) if mirrored else image, padded[0], padded[1])
-        yield _View(model, (padded[0], padded[1]), cells, mirrored), seen
+        yield _View(model, (padded[0], padded[1]), cells, mirrored, stride), seen
 
 
 def _finished_views(model: CAMModel, views: Iterable[tuple[_View, Tensor]], batch_size: int) -> Iterator[_View]:
@@ -245,9 +267,12 @@ def _finished_views(model: CAMModel, views: Iterable[tuple[_View, Tensor]], batc
     tiles = ((view, seen[:, y : y + side, x : x + side]) for view, seen in views for y, x in view.places)
     for batch in _groups(tiles, batch_size):
         maps, attentions = model.tile_maps(torch.stack([tile for _, tile in batch]))
-        for (view, _), class_map, attention in zip(batch, maps, attentions, strict=True):
-            view.add(class_map, attention)
-            if len(view.maps) == len(view.places):
+        first = 0
+        for view, run in itertools.groupby(view for view, _ in batch):
+            last = first + len(list(run))
+            view.add(maps[first:last], attentions[first:last])
+            first = last
+            if not view.missing:
                 yield view
 
 
@@ -258,6 +283,17 @@ def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield group
 
 
-def _predicted(logits: Tensor) -> list[int]:
-    """(K,) logits -> the classes of probability over one half, or the likeliest if there is none."""
-    return (logits > 0).nonzero().flatten().tolist() or [int(logits.argmax())]
+def _ahead(items: Iterable[Any], count: int = 2) -> Iterator[Any]:
+    """The items in order; ``count`` of them are asked for in a thread while those before are worked on."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as reader:
+        asked = deque(reader.submit(next, iterator, end) for _ in range(count))
+        while (item := asked.popleft().result()) is not end:
+            asked.append(reader.submit(next, iterator, end))
+            yield item
+
+
+def _predicted(logits: Tensor) -> Tensor:
+    """(K,) logits -> (K,) bool: the classes of probability over one half, or the likeliest if there is none."""
+    over = logits > 0
+    return over if over.any() else over.scatter(0, logits.argmax(dim=0, keepdim=True), True)

@@ -82,23 +82,24 @@ def merge(tiles: Tensor, size: tuple[int, int], tile: int, stride: int) -> Tenso
             f"{size[1]} map, got {tuple(tiles.shape)}."
         )
     strips = rearrange(tiles, "(b r c) k h w -> b r k h (c w)", r=len(rows), c=len(columns))
-    strips = _merge_last(strips, columns, size[1], tile)
+    strips = _merge_last(strips, size[1], tile, stride)
     whole = rearrange(strips, "b r k h w -> b k w (r h)")
-    return rearrange(_merge_last(whole, rows, size[0], tile), "b k w h -> b k h w")
+    return rearrange(_merge_last(whole, size[0], tile, stride), "b k w h -> b k h w")
 
 
-def _merge_last(x: Tensor, starts: list[int], length: int, tile: int) -> Tensor:
+def _merge_last(x: Tensor, length: int, tile: int, stride: int) -> Tensor:
     """Averages tiles that lie one after another on the last axis (..., n * tile) into (..., length).
 
     The mean is taken as the first tile's value + the mean of the differences from it, which are exactly zero where the
-    tiles agree: so merging what was cut is exact to the bit however many tiles overlap.
+    tiles agree: so merging what was cut is exact to the bit however many tiles overlap.  All indices are computed on
+    the tensor's own device.
     """
     padded = max(length, tile)
-    first = [0] * padded
-    for number, start in reversed(list(enumerate(starts))):
-        first[start : start + tile] = range(number * tile, (number + 1) * tile)
-    places = torch.tensor([start + i for start in starts for i in range(tile)], device=x.device)
-    base = x.index_select(-1, torch.tensor(first, device=x.device))
+    cells = torch.arange(padded, device=x.device)
+    starts = (torch.arange(x.shape[-1] // tile, device=x.device) * stride).clamp(max=padded - tile)  # ``offsets``
+    places = (starts[:, None] + cells[:tile]).flatten()
+    first = ((cells - tile + stride) // stride).clamp(min=0)  # the first tile that covers each cell
+    base = x.index_select(-1, first * tile + cells - starts[first])
     differences = torch.zeros_like(base).index_add(-1, places, x - base.index_select(-1, places))
     cover = x.new_zeros(padded).index_add(0, places, x.new_ones(len(places)))
     return (base + differences / cover)[..., :length]

@@ -14,11 +14,13 @@ from crt.cli.common import (
     Device,
     Flip,
     Model,
+    Preset,
     Scales,
+    Stride,
     complain,
     err,
-    factors,
     load_model,
+    make_extractor,
     one_line_errors,
     out,
 )
@@ -31,8 +33,10 @@ def cam(
         str | None, typer.Option(help="Classes in the photos, separated by commas; without it they are predicted.")
     ] = None,
     model: Model = "crt_vit_t16",
-    scales: Scales = "0.5,1,1.5",
-    flip: Flip = True,
+    preset: Preset = "balanced",
+    scales: Scales = None,
+    flip: Flip = None,
+    stride: Stride = None,
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Background score of the mask; none: the model's.")
     ] = None,
@@ -41,15 +45,13 @@ def cam(
 ) -> None:
     """Write NAME.overlay.png, NAME.mask.png (VOC palette) and NAME.cam.safetensors (maps) for each photo."""
     with one_line_errors():
-        from crt.cam import CAMExtractor
-
         names: Any = _names(labels)
         targets = _targets(photos, output)
         network = load_model(model, device)
         if names is not None and network.class_names is None:
             names = [int(name) if name.isdecimal() else name for name in names]
         network.multi_hot(names, 1)  # unknown names fail before any work
-        extractor = CAMExtractor(network, scales=factors(scales), flip=flip, batch_size=batch_size)
+        extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
         output.mkdir(parents=True, exist_ok=True)
         failed = 0
         for photo, target in track(list(zip(photos, targets, strict=True)), "photos", console=err, transient=True):

@@ -12,10 +12,18 @@ from rich.progress import track
 
 out, err = Console(), Console(stderr=True)
 
-Scales = Annotated[str, typer.Option(help="Factors at which photos are seen, separated by commas.")]
+Preset = Annotated[str, typer.Option(help="How photos are seen: paper, balanced or fast (docs/performance.md).")]
+Scales = Annotated[
+    str | None, typer.Option(help="Factors at which photos are seen, separated by commas; none: the preset's.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 Model = Annotated[str, typer.Option(help="A name of `crt models`, hf-hub:ORG/NAME or local-dir:PATH.")]
-Flip = Annotated[bool, typer.Option(help="Add the map of the mirrored photo.")]
+Flip = Annotated[
+    bool | None, typer.Option("--flip/--no-flip", help="Add the map of the mirrored photo; none: as the preset says.")
+]
+Stride = Annotated[
+    int | None, typer.Option(min=1, help="Pixels from tile to tile; none: the preset's, or else the model's.")
+]
 BFloat16 = Annotated[bool, typer.Option(help="Compute in bfloat16 (autocast).")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Tiles computed at once, over scales and photos.")]
 
@@ -69,6 +77,19 @@ def load_model(model: str, device: str) -> Any:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
     return crt.create_model(model, pretrained=True).to(target)
+
+
+def make_extractor(
+    network: Any, batch_size: int, scales: str | None, flip: bool | None, stride: int | None = None, preset: str = ""
+) -> Any:
+    """The ``CAMExtractor`` of a preset ("" is the library's defaults), in which given options replace the preset's."""
+    from crt.cam import PRESETS, CAMExtractor
+
+    if preset and preset not in PRESETS:
+        raise ValueError(f"--preset {preset}: there are {', '.join(PRESETS)}.")
+    given = {"scales": None if scales is None else factors(scales), "flip": flip, "stride": stride}
+    settings = {**PRESETS.get(preset, {}), **{name: value for name, value in given.items() if value is not None}}
+    return CAMExtractor(network, batch_size=batch_size, **settings)
 
 
 def labelled_photos(

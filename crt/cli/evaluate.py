@@ -13,10 +13,12 @@ from crt.cli.common import (
     Device,
     Flip,
     Model,
+    Preset,
     Scales,
+    Stride,
     autocast,
-    factors,
     load_model,
+    make_extractor,
     one_line_errors,
     progress_bar,
 )
@@ -46,8 +48,10 @@ def eval_cam(
         Path | None,
         typer.Option(help="Measure saved maps instead: a folder of NAME.cam.safetensors, as `crt cam` writes them."),
     ] = None,
-    scales: Scales = "0.5,1,1.5",
-    flip: Flip = True,
+    preset: Preset = "balanced",
+    scales: Scales = None,
+    flip: Flip = None,
+    stride: Stride = None,
     thresholds: Annotated[
         str, typer.Option(help="Background scores: FIRST:LAST:STEP, or one number to measure at that alone.")
     ] = "0.02:0.60:0.02",
@@ -60,7 +64,6 @@ def eval_cam(
 ) -> None:
     """Seed mIoU on a list, with the photos' own labels, at the best background threshold."""
     with one_line_errors():
-        from crt.cam import CAMExtractor
         from crt.data import VOC_CLASSES, VOCSegmentation
         from crt.metrics import error_rates, iou_per_class, measure_seeds
         from crt.metrics.seeds import seeds_of_folder, seeds_of_model
@@ -73,7 +76,7 @@ def eval_cam(
         device = device if maps is None else "cpu"
         extractor: Any = None
         if maps is None:
-            extractor = CAMExtractor(load_model(name, device), scales=factors(scales), flip=flip, batch_size=batch_size)
+            extractor = make_extractor(load_model(name, device), batch_size, scales, flip, stride, preset)
 
         def seeds(photos: Any) -> Any:
             return seeds_of_model(extractor, photos) if maps is None else seeds_of_folder(maps, photos)
@@ -109,7 +112,7 @@ def eval_cam(
             photos=len(data),
             labels=labels,
             resolution="masks'",
-            **({"scales": extractor.scales, "flip": flip, "bf16": bf16} if maps is None else {}),
+            **(report.seen_by(extractor, bf16) if maps is None else {}),
             threshold_rule=rule,
             threshold=round(threshold, 6),
             miou=best,
@@ -190,14 +193,13 @@ def eval_boxes(
 ) -> None:
     """Localisation on a list: boxes of the maps of the photos' own classes, Top-k by the model's own classification."""
     with one_line_errors():
-        from crt.cam import CAMExtractor
         from crt.data import CUBLocalisation
         from crt.metrics import measure_boxes
 
         report.check_outputs(plot, json=record, worst=worst)
         levels, data = report.numbers(thresholds, "--thresholds", "0:0.99:0.01"), CUBLocalisation(root, split)
         network = load_model(model, device)
-        extractor = CAMExtractor(network, scales=factors(scales), flip=flip, batch_size=batch_size)
+        extractor = make_extractor(network, batch_size, scales, flip)
         share, rule = (network.seed_threshold, "the model's") if threshold is None else (threshold, "given")
         with autocast(device, bf16):
             found = measure_boxes(extractor, data, share, thresholds=levels, square=square, progress=progress_bar)
@@ -230,9 +232,7 @@ def eval_boxes(
             list=split,
             photos=len(data),
             resolution=resolution,
-            scales=extractor.scales,
-            flip=flip,
-            bf16=bf16,
+            **report.seen_by(extractor, bf16),
             threshold_rule=rule,
             threshold=share,
             iou=found.localisation.iou,

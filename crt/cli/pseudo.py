@@ -16,13 +16,16 @@ from crt.cli.common import (
     Images,
     Labels,
     Model,
+    Preset,
     Scales,
     Split,
+    Stride,
     autocast,
     complain,
     factors,
     labelled_photos,
     load_model,
+    make_extractor,
     one_line_errors,
     out,
     progress_bar,
@@ -45,8 +48,10 @@ def pseudo(
         bool,
         typer.Option("--clean", help="Clean the mask of each threshold by a dense CRF (extra `crf`), as IRN does."),
     ] = False,
-    scales: Scales = "0.5,1,1.5",
-    flip: Flip = True,
+    preset: Preset = "balanced",
+    scales: Scales = None,
+    flip: Flip = None,
+    stride: Stride = None,
     bf16: BFloat16 = False,
     device: Device = "cpu",
     batch_size: BatchSize = 16,
@@ -56,7 +61,6 @@ def pseudo(
     Several processes: `accelerate launch -m crt.cli pseudo ...`; with `--device cuda` each takes its own GPU.
     """
     with one_line_errors():
-        from crt.cam import CAMExtractor
         from crt.pseudo import make_pseudo_masks
         from crt.refine import create_refiner, crf_labels
 
@@ -71,7 +75,7 @@ def pseudo(
         if network.class_names is None or list(network.class_names) != photos.class_names:
             raise ValueError(f"{model} knows the classes {network.class_names}, the photos' are {photos.class_names}.")
         refiner = None if refine == "none" else create_refiner(refine, pretrained=True, model=network).to(device)
-        extractor = CAMExtractor(network, scales=factors(scales), flip=flip, batch_size=batch_size)
+        extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
         with autocast(device, bf16):
             report = make_pseudo_masks(
                 extractor,

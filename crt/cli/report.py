@@ -55,6 +55,12 @@ def show(title: str, columns: Mapping[str, Sequence[float]], names: Sequence[str
     out.print(title, highlight=False, soft_wrap=True, markup=False)
 
 
+def seen_by(extractor: Any, bf16: bool) -> dict[str, Any]:
+    """For a record: how photos were seen."""
+    settings = {name: getattr(extractor, name) for name in ("scales", "flip", "stride", "max_side")}
+    return {**settings, "bf16": bf16}
+
+
 def write_record(path: Path | None, **fields: Any) -> None:
     from crt._files import whole_file
     from crt.metrics import make_record

@@ -7,6 +7,7 @@ from typing import Any
 import timm
 from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models import VisionTransformer
+from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from crt._messages import did_you_mean
@@ -92,8 +93,7 @@ def plain_vit(name: str, tile: int, arguments: Mapping[str, Any]) -> Any:
         vit = timm_model(name, num_classes=0, img_size=tile, **arguments)
     except ValueError as error:
         raise ValueError(f"{error} Or else {what}" if timm.is_model(name) else str(error)) from error
-    if not isinstance(vit, VisionTransformer) or vit.cls_token is None or not isinstance(vit.patch_embed, PatchEmbed):
-        raise ValueError(what)
-    if not all(hasattr(getattr(block, "attn", None), "qkv") for block in vit.blocks):
+    plain = isinstance(vit, VisionTransformer) and all(type(block) is Block for block in vit.blocks)
+    if not plain or vit.cls_token is None or not isinstance(vit.patch_embed, PatchEmbed):
         raise ValueError(what)
     return vit

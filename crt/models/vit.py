@@ -114,16 +114,10 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
     @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments as they are now: the contents of config.json."""
+        names = ("num_classes", "class_names", "num_passes", "tile", "stride", "attention_power", "activation", "pool")
         return {
             "backbone": self.backbone_name,
-            "num_classes": self.num_classes,
-            "class_names": self.class_names,
-            "num_passes": self.num_passes,
-            "tile": self.tile,
-            "stride": self.stride,
-            "attention_power": self.attention_power,
-            "activation": self.activation,
-            "pool": self.pool,
+            **{name: getattr(self, name) for name in names},
             "mean": self._mean,
             "std": self._std,
             "seed_threshold": self.seed_threshold,
@@ -152,21 +146,32 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
 
     # The network
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Tiles (T, 3, tile, tile), normalised -> tokens (T, prefix + N, D), the class token first (equation 2)."""
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compiles the blocks in place, for ``forward`` as for ``cam``; arguments as of ``torch.compile``."""
+        for block in self.backbone.blocks:
+            block.compile(*args, **options)
+
+    def forward_features(self, x: Tensor, rows: list[Tensor] | None = None) -> Tensor:
+        """Tiles (T, 3, tile, tile), normalised -> tokens (T, prefix + N, D), the class token first (equation 2).
+
+        ``rows`` takes the class token's attention over the patches, (T, N), of each block in each pass.
+        """
         if x.shape[1:] != (3, self.tile, self.tile):
             raise ValueError(f"expected tiles of shape (T, 3, {self.tile}, {self.tile}), got {tuple(x.shape)}.")
         vit = self.backbone
         x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))
-        if self.num_passes == 0:
-            x = vit.blocks(x)
-        for _ in range(self.num_passes):
-            x = x + vit.blocks(x)
+        for _ in range(max(self.num_passes, 1)):
+            y = x
+            for block in vit.blocks:
+                if rows is not None:
+                    rows.append(class_attention(block, y, self.prefix))
+                y = block(y)
+            x = x + y if self.num_passes else y
         return vit.norm(x)
 
-    def _class_maps(self, tiles: Tensor) -> Tensor:
+    def _class_maps(self, tiles: Tensor, rows: list[Tensor] | None = None) -> Tensor:
         """Tiles (T, 3, tile, tile) -> raw class maps (T, K, g, g), g = tile / patch."""
-        patches = self.forward_features(tiles)[:, self.prefix :]
+        patches = self.forward_features(tiles, rows)[:, self.prefix :]
         return self.head(rearrange(patches, "t (h w) d -> t d h w", h=self.tile // self.patch))
 
     def forward_maps(self, x: Tensor) -> Tensor:
@@ -202,6 +207,7 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
         normalize: bool = True,
         batch_size: int = 16,
         max_side: int | None = 640,
+        stride: int | None = None,
     ) -> Tensor:
         """Class activation maps at the size of the photo.
 
@@ -216,6 +222,7 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
             normalize: divide each map by (its maximum + 1e-5); otherwise raw sums.
             batch_size: tiles computed at once, over scales and photos.
             max_side: a photo with a longer side (pixels) is seen as if reduced to it; None sees it as it is.
+            stride: distance between tiles in pixels; None takes the model's.  See also ``crt.cam.PRESETS``.
 
         Returns:
             (B, K, H, W) float32 in [0, 1]; classes that are not in ``labels`` are exactly 0.  Photos of different sizes
@@ -226,9 +233,8 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
             TypeError, ValueError: images or labels that cannot be understood; the message says what to do.
             OSError: a picture that cannot be decoded.
         """
-        extractor = CAMExtractor(
-            self, scales=scales, flip=flip, batch_size=batch_size, max_side=max_side, normalize=normalize
-        )
+        settings: dict[str, Any] = {"batch_size": batch_size, "max_side": max_side, "stride": stride}
+        extractor = CAMExtractor(self, scales=scales, flip=flip, normalize=normalize, **settings)
         results = extractor(img, labels, size=size)
         height, width = (max(result.maps.shape[axis] for result in results) for axis in (-2, -1))
         cams = results[0].maps.new_zeros(len(results), self.num_classes, height, width)
@@ -265,11 +271,11 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
 
         Returns:
             (T, K, g, g) and (T, 1, g, g), g = tile / patch: the attention summed over all passes and blocks, to the
-            power of ``attention_power``.  No gradients; the model's mode and hooks stay as found.
+            power of ``attention_power``.  No gradients; the model's mode stays as found.
         """
-        layers = [block.attn for block in self.backbone.blocks] if self.attention_power else []
-        with torch.no_grad(), evaluating(self), class_attention(layers, self.prefix) as rows:
-            maps = self._class_maps(tiles.to(self.head.weight))
+        rows: list[Tensor] = []
+        with torch.no_grad(), evaluating(self):
+            maps = self._class_maps(tiles.to(self.head.weight), rows if self.attention_power else None)
         if not rows:
             return maps, torch.ones_like(maps[:, :1], dtype=torch.float32)
         attention = torch.stack(rows).sum(dim=0) ** self.attention_power
