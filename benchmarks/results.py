@@ -264,12 +264,26 @@ def rounding() -> str:
     return markdown(["setting", "mIoU, own best threshold", "default threshold", "times faster"], rows)
 
 
+def wsol() -> str:
+    """A row a record of benchmarks/wsol.py, the bundled weights last."""
+    names = ["top1_cls", "top5_cls", "top1_loc", "top5_loc", "gt_known", "max_box_acc", "max_box_acc_v2"]
+    found = sorted(records("wsol_*.json"), key=lambda r: (r["masks"], r["cnn"], r["passes"]))
+    rows = []
+    for r in found:
+        runs = f"{' + '.join(str(recipe['epochs']) for recipe in r['recipes'])} epochs"
+        row = ["labels, then masks" if r["masks"] else "labels", runs, r["passes"], "yes" if r["cnn"] else "no"]
+        rows.append([*row, *(percent(r[name]) for name in names), f"{r['threshold']:.2f}"])
+    scores = ["Top-1", "Top-5", "Top-1 loc.", "Top-5 loc.", "GT-known", "MaxBoxAcc", "MaxBoxAccV2"]
+    return markdown(["trained on", "for", "passes", "CNN branch", *scores, "threshold"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "seeds": seeds,
     "ablation": ablation,
     "refiners": refiners,
     "random_walk": random_walk,
     "threshold_curve": threshold_curve,
+    "wsol": wsol,
     "throughput": throughput,
     "equality": equality,
     "memory": memory,
