@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from crt.cam import PRESETS
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "docs" / "results.md", ROOT / "README.md"]
 SPEED = ROOT / "docs" / "performance.md"
@@ -54,6 +56,13 @@ def markdown(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     return "\n".join([f"| {' | '.join(names)} |", "|" + "---|" * len(names), *lines])
 
 
+def preset_of(r: dict) -> str | None:
+    """The preset that a record of `tradeoff.py` measured, as presets are now."""
+    return next(
+        (name for name, settings in PRESETS.items() if json.loads(json.dumps(settings)) == r["extractor"]), None
+    )
+
+
 def machine(r: dict) -> str:
     return r.get("gpu") or f"{r['machine']['processor']}, {r['machine']['threads']} threads"
 
@@ -93,7 +102,7 @@ def memory() -> str:
     rows = []
     for r in records("memory*.json"):
         for point in r["points"]:
-            sizes = [f"{point['size']} x {point['size']}", point["batch"] if point["way"] == "ours" else "all"]
+            sizes = [f"{point['size']} x {point['size']}", point["batch"] or "all"]
             memory_of = [f"{point['beyond_mb']:.0f}", f"{point['peak_mb']:.0f}"]
             rows.append([point["way"], *sizes, point["photos"], *memory_of])
     return markdown(["way", "photo", "tiles at once", "photos", "MB beyond the loaded model", "MB in all"], rows)
@@ -124,7 +133,7 @@ def tradeoff() -> str:
     paper = next((r["photos_per_second"] for r in found if r["setting"] == "paper"), None)
     rows = [
         [
-            f"`{r['setting']}`: {r['label']}",
+            r["label"] if r["changes"] or preset_of(r) is None else f"**`{preset_of(r)}`**: {r['label']}",
             r["tiles"],
             f"{r['photos_per_second']:.3g}",
             f"{r['photos_per_second'] / paper:.1f}" if paper else "",
