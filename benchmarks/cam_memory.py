@@ -23,14 +23,14 @@ MIDDLE, BATCH = 512, 16
 
 
 def points() -> list[dict[str, Any]]:
-    """What is measured, in the order of the table."""
-    base = {"way": "ours", "size": MIDDLE, "batch": BATCH, "photos": 1}
-    return [
-        *({**base, "size": size, "series": "size"} for size in SIZES),
-        *({**base, "size": size, "way": "plain", "series": "size"} for size in PLAIN_SIZES),
-        *({**base, "batch": batch, "series": "batch"} for batch in BATCHES),
-        *({**base, "photos": photos, "series": "photos"} for photos in PHOTOS),
+    """What is measured, in the order of the table; no point twice."""
+    wanted = [
+        *(("plain", size, 0, 1) for size in PLAIN_SIZES),
+        *(("ours", size, BATCH, 1) for size in SIZES),
+        *(("ours", MIDDLE, batch, 1) for batch in BATCHES),
+        *(("ours", MIDDLE, BATCH, photos) for photos in PHOTOS),
     ]
+    return [dict(zip(("way", "size", "batch", "photos"), point, strict=True)) for point in dict.fromkeys(wanted)]
 
 
 def measure(point: dict[str, Any], name: str, passes: int, device: str) -> dict[str, float]:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from crt.cam import PRESETS
+
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "docs" / "records"
 PAGES = [ROOT / "docs" / "results.md", ROOT / "README.md"]
@@ -162,6 +164,13 @@ def threshold_curve() -> str:
     return f"{markdown(columns, [row])}\n\n{machine(r)}."
 
 
+def preset_of(r: dict) -> str | None:
+    """The preset that a record of `tradeoff.py` measured, as presets are now."""
+    return next(
+        (name for name, settings in PRESETS.items() if json.loads(json.dumps(settings)) == r["extractor"]), None
+    )
+
+
 def engine(r: dict) -> str:
     """What computed: the GPU, or the processor and its threads."""
     return r.get("gpu") or f"{r['machine']['processor']}, {r['machine']['threads']} threads"
@@ -202,7 +211,7 @@ def memory() -> str:
     rows = []
     for r in records("memory*.json"):
         for point in r["points"]:
-            sizes = [f"{point['size']} x {point['size']}", point["batch"] if point["way"] == "ours" else "all"]
+            sizes = [f"{point['size']} x {point['size']}", point["batch"] or "all"]
             memory_of = [f"{point['beyond_mb']:.0f}", f"{point['peak_mb']:.0f}"]
             rows.append([point["way"], *sizes, point["photos"], *memory_of])
     return markdown(["way", "photo", "tiles at once", "photos", "MB beyond the loaded model", "MB in all"], rows)
@@ -233,7 +242,7 @@ def tradeoff() -> str:
     paper = next((r["photos_per_second"] for r in found if r["setting"] == "paper"), None)
     rows = [
         [
-            f"`{r['setting']}`: {r['label']}",
+            r["label"] if r["changes"] or preset_of(r) is None else f"**`{preset_of(r)}`**: {r['label']}",
             r["tiles"],
             f"{r['photos_per_second']:.3g}",
             f"{r['photos_per_second'] / paper:.1f}" if paper else "",

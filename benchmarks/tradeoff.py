@@ -19,6 +19,7 @@ import typer
 from _timing import device_name, wait_for, write
 from cam_throughput import count_tiles, photo_of
 from PIL import Image
+from results import preset_of
 from rich.progress import track
 
 import crt
@@ -127,16 +128,18 @@ def plot(records: Path, picture: Path) -> None:
         return
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    named = [name for name in PRESETS if name in {row["setting"] for row in rows}]
-    for row in rows:
-        axes.plot(row["photos_per_second"], 100 * row["miou"], "o", color="C1" if row["setting"] in named else "C0")
-        text = f"{row['setting']}: {row['label']}" if row["setting"] in named else row["label"]
-        place = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8}
-        axes.annotate(text, (row["photos_per_second"], 100 * row["miou"]), **place)
+    speeds = [row["photos_per_second"] for row in rows]
+    for row, speed in zip(rows, speeds, strict=True):
+        preset = None if row["changes"] else preset_of(row)
+        axes.plot(speed, 100 * row["miou"], "o", color="C1" if preset else "C0")
+        side = "right" if speed**2 > min(speeds) * max(speeds) else "left"  # text stays inside
+        style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "ha": side}
+        text = f"{preset}: {row['label']}" if preset else row["label"]
+        axes.annotate(text, (speed, 100 * row["miou"]), xytext=(0, 6), **style)
     axes.set_xscale("log")
     axes.set_xlabel("photos a second")
     axes.set_ylabel("seed mIoU, each at its best threshold")
-    axes.margins(x=0.25, y=0.1)
+    axes.margins(0.1)
     axes.grid(alpha=0.3)
     axes.set_title(f"{rows[0]['model']} on {rows[0]['list']} ({rows[0]['photos']} photos), bfloat16", fontsize=9)
     with whole_file(picture) as temporary:
