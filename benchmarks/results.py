@@ -159,10 +159,30 @@ def threshold_curve() -> str:
     return f"{markdown(columns, [row])}\n\n{machine(r)}."
 
 
+def errors() -> str:
+    """Where refined masks are wrong, from the record of benchmarks/sheet.py: by class, then groups of photos."""
+    found = records("masks_pamr_train_allclass.json")
+    if not found:
+        return MISSING
+    r = found[0]
+    classes = sorted(r["iou_fp_fn"].items(), key=lambda entry: entry[1][0])
+    rows = [(name, *(percent(share) for share in shares)) for name, shares in classes]
+    groups = [
+        *((f"{n}{' or more' if n == '3' else ''}, classes in the photo", *g) for n, g in r["by_classes"].items()),
+        *((f"below {float(edge):.0%}, objects' share of the photo", *g) for edge, g in r["by_size"].items()),
+    ]
+    lists = [(title, str(photos), percent(miou)) for title, photos, miou in groups]
+    what = f"`{r['model']}`, {REFINERS[r['refiner']]}, threshold {r['threshold']:.2f} (best on the list)"
+    note = f"{what}; `{r['list']}`, {r['photos']} photos."
+    first = markdown(("class", "IoU", "too much (FP)", "missed (FN)"), rows)
+    return f"{note}\n\n{first}\n\n{markdown(('photos', 'number', 'mean of their mIoU'), lists)}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "seeds": seeds,
     "ablation": ablation,
     "refiners": refiners,
+    "errors": errors,
     "random_walk": random_walk,
     "threshold_curve": threshold_curve,
 }

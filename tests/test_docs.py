@@ -45,7 +45,7 @@ def test_every_table_has_its_place():
 
 def test_what_was_not_measured_is_said(invented):
     results, _ = invented
-    for table in (results.ablation, results.refiners, results.random_walk, results.threshold_curve):
+    for table in (results.ablation, results.refiners, results.errors, results.random_walk, results.threshold_curve):
         assert table() == results.MISSING
 
 
@@ -82,6 +82,20 @@ def test_ablation_goes_from_simple_to_complete(invented):
         [" 0 ", " no ", " 0 ", " no ", " 0.0 "],
         [" 1 ", " yes ", " 0.1 ", " yes ", " 10.0 "],
         [" 3 ", " yes ", " 0.1 ", " yes ", " 30.0 "],
+    ]
+
+
+def test_errors_of_masks_the_worst_class_first(invented):
+    results, write = invented
+    classes = {"background": [0.9, 0.06, 0.04], "chair": [0.2, 0.3, 0.5]}
+    groups = {"by_classes": {"1": [4, 0.7], "3": [2, 0.5]}, "by_size": {"0.05": [6, 0.6]}}
+    what = {"model": "m", "refiner": "pamr", "list": "train_allclass", "photos": 6, "threshold": 0.4}
+    write("masks_pamr_train_allclass.json", **what, iou_fp_fn=classes, **groups)
+    rows = results.errors().splitlines()
+    assert rows[4:6] == ["| chair | 20.0 | 30.0 | 50.0 |", "| background | 90.0 | 6.0 | 4.0 |"]
+    assert rows[-2:] == [
+        "| 3 or more, classes in the photo | 2 | 50.0 |",
+        "| below 5%, objects' share of the photo | 6 | 60.0 |",
     ]
 
 
