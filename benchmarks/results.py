@@ -168,8 +168,8 @@ def errors() -> str:
     classes = sorted(r["iou_fp_fn"].items(), key=lambda entry: entry[1][0])
     rows = [(name, *(percent(share) for share in shares)) for name, shares in classes]
     groups = [
-        *((f"{n}{' or more' if n == '3' else ''}, classes in the photo", *g) for n, g in r["by_classes"].items()),
-        *((f"below {float(edge):.0%}, objects' share of the photo", *g) for edge, g in r["by_size"].items()),
+        *((f"classes in the photo: {n}{' or more' if n == '3' else ''}", *g) for n, g in r["by_classes"].items()),
+        *((f"share that objects cover: {size}", *g) for size, g in r["by_size"].items()),
     ]
     lists = [(title, str(photos), percent(miou)) for title, photos, miou in groups]
     what = f"`{r['model']}`, {REFINERS[r['refiner']]}, threshold {r['threshold']:.2f} (best on the list)"

@@ -30,7 +30,7 @@ from crt.metrics.seeds import measure_seeds
 from crt.viz import contact_sheet, paint_mask, under_title
 
 COUNT = 20
-SIZES = (0.05, 0.15, 0.3, 0.5)  # shares of the photo that its objects cover
+SIZES = (0.0, 0.05, 0.15, 0.3, 0.5, 1.0)  # shares of the photo that its objects cover
 
 
 def both_maps(
@@ -68,9 +68,9 @@ def errors(data: VOCSegmentation, confusion: Tensor, scores: Tensor) -> dict[str
     for photo, score in zip(data, scores.tolist(), strict=True):
         truth = load_mask(photo.mask)
         covered = float((truth[truth != 255] > 0).mean())
-        edge = next((edge for edge in SIZES if covered < edge), 1.0)
+        size = next(f"{low:g} to {high:g}" for low, high in pairwise(SIZES) if covered <= high)
         groups["by_classes"].setdefault(f"{min(len(photo.labels), 3)}", []).append(score)
-        groups["by_size"].setdefault(f"{edge:g}", []).append(score)
+        groups["by_size"].setdefault(size, []).append(score)
     shares = torch.stack([iou_per_class(confusion), *error_rates(confusion)], dim=1).tolist()
     names = ("background", *VOC_CLASSES)
     per_class = {name: values for name, values in zip(names, shares, strict=True) if values[0] == values[0]}

@@ -88,14 +88,14 @@ def test_ablation_goes_from_simple_to_complete(invented):
 def test_errors_of_masks_the_worst_class_first(invented):
     results, write = invented
     classes = {"background": [0.9, 0.06, 0.04], "chair": [0.2, 0.3, 0.5]}
-    groups = {"by_classes": {"1": [4, 0.7], "3": [2, 0.5]}, "by_size": {"0.05": [6, 0.6]}}
+    groups = {"by_classes": {"1": [4, 0.7], "3": [2, 0.5]}, "by_size": {"0.5 to 1": [6, 0.6]}}
     what = {"model": "m", "refiner": "pamr", "list": "train_allclass", "photos": 6, "threshold": 0.4}
     write("masks_pamr_train_allclass.json", **what, iou_fp_fn=classes, **groups)
     rows = results.errors().splitlines()
     assert rows[4:6] == ["| chair | 20.0 | 30.0 | 50.0 |", "| background | 90.0 | 6.0 | 4.0 |"]
     assert rows[-2:] == [
-        "| 3 or more, classes in the photo | 2 | 50.0 |",
-        "| below 5%, objects' share of the photo | 6 | 60.0 |",
+        "| classes in the photo: 3 or more | 2 | 50.0 |",
+        "| share that objects cover: 0.5 to 1 | 6 | 60.0 |",
     ]
 
 
