@@ -56,15 +56,15 @@ class Curves:
 
     def add_all(self, seeds: Iterable[tuple[Tensor, Sequence[int]]]) -> "Curves":
         """Maps and classes of ``lists.photos``, in their order."""
-        pairs = zip(show(self.lists.photos, "photos"), seeds, strict=True)
-        for photo, (maps, labels) in pairs:
+        pairs = zip(self.lists.photos, seeds, strict=True)
+        for photo, (maps, labels) in show(pairs, len(self.lists.photos)):
             self.add(photo, maps, labels)
         return self
 
 
-def show(items: Sequence[Any], what: str) -> Iterable[Any]:
-    """The items, with a progress bar."""
-    return track(items, what, total=len(items))
+def show(items: Iterable[Any], total: int) -> Iterable[Any]:
+    """The photos, with a progress bar."""
+    return track(items, "photos", total=total)
 
 
 def levels(step: float, count: int) -> list[float]:

@@ -75,7 +75,8 @@ def measure(
     seconds: dict[str, dict[str, float]] = defaultdict(dict)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         results = extractor.stream((Image.open(photo.image), photo.labels) for photo in lists.photos)
-        for photo, result in zip(show(lists.photos, "photos"), results, strict=True):
+        pairs = zip(lists.photos, results, strict=True)
+        for photo, result in show(pairs, len(lists.photos)):
             truth, done = torch.from_numpy(load_mask(photo.mask)), Timed()
             for name, refiner in refiners.items():
                 maps, seconds[name][photo.name] = refined(result, refiner, modules, done)

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ARGUMENTS = {"quickstart.py": ["--out", "{tmp}/cat.png"], "share.py": ["--out", "{tmp}/my-model"]}
+ARGUMENTS = {
+    "quickstart.py": ["--out", "{tmp}/cat.png"],
+    "share.py": ["--out", "{tmp}/my-model"],
+    "train_own_photos.py": ["--out", "{tmp}/run", "--epochs", "1"],
+}
 EXAMPLES = sorted(file.name for file in (ROOT / "examples").glob("*.py"))
 
 
