@@ -1,6 +1,6 @@
-"""Localisation on CUB: the ablation over passes and CNN branch, and the bundled weights' own training.
+"""Localisation on CUB: the ablation over passes and CNN branch, and training on pseudo masks on top.
 
-python benchmarks/wsol.py --cub CUB_200_2011 --vit VIT.safetensors --cnn CNN.safetensors --out runs --rows bundled
+python benchmarks/wsol.py --cub CUB_200_2011 --vit VIT.safetensors --cnn CNN.safetensors --out runs --rows masks
 
 A tenth of the training photos of each class is held back: it chooses thresholds, nothing else.  Boxes
 of other photos are looked at once, at the end, with the last epoch's weights.  Each row goes to docs/records/; started
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
     @property
     def recipes(self) -> list[CAMRecipe]:
-        """Of the run on labels and, of the bundled weights, of the one on the pseudo masks of the first."""
+        """Of the run on labels and, with masks, of the one on the pseudo masks of the first."""
         if self.masks:
             return [make_recipe("t16-cub50"), make_recipe("t16-cub50-masks")]
         base = make_recipe("t16-cub50", ["epochs=4"])
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 ROWS = {f"n{n}_{'cnn' if cnn else 'alone'}": Row(n, cnn) for cnn in (False, True) for n in (0, 1, 3)}
-ROWS["bundled"] = Row(0, True, masks=True)
+ROWS["masks"] = Row(0, True, masks=True)
 
 
 def split(cub: Path) -> tuple[LabelledPhotos, CUBLocalisation]:
