@@ -1,8 +1,6 @@
-"""What the benchmarks on VOC lists share: photos of several lists seen once, a curve a list, records, peak memory."""
+"""What the benchmarks on VOC lists share: photos of several lists seen once, a curve a list."""
 
-import json
-import resource
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +8,11 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from crt._files import whole_file
 from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
 from crt.data.voc import VOCPhoto
-from crt.metrics import SeedCurve, make_record
+from crt.metrics import SeedCurve
 
-__all__ = ["Curves", "Lists", "extra_peak", "levels", "per_threshold", "show", "write_record"]
+__all__ = ["Curves", "Lists", "levels", "per_threshold", "show"]
 
 
 class Lists:
@@ -76,31 +73,3 @@ def per_threshold(curve: SeedCurve) -> dict[str, float]:
     """mIoU by threshold, as text with three digits."""
     pairs = zip(curve.thresholds.tolist(), curve.compute().view(-1).tolist(), strict=True)
     return {f"{threshold:.3f}": miou for threshold, miou in pairs}
-
-
-def write_record(path: Path, **fields: Any) -> None:
-    """``fields``, with commit and machine, as JSON; the file is there whole or not at all."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(make_record(**fields), indent=2, allow_nan=False) + "\n")
-
-
-def extra_peak(call: Callable[[], object]) -> float:
-    """Peak resident memory during the call beyond what the process held before it, in MB.
-
-    Where the kernel's mark cannot be reset (not Linux) it is the growth of the peak so far: too low by what was freed.
-    """
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-        before = _status("VmRSS")
-        call()
-        return _status("VmHWM") - before
-    except OSError:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-        call()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6 - before
-
-
-def _status(field: str) -> float:
-    """A field of /proc/self/status in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024 / 1e6

@@ -1,4 +1,4 @@
-"""What the scripts of speed share: taking turns on the clock, fresh processes, peak memory, work in a tile, records."""
+"""What the scripts of speed share: taking turns on the clock, fresh processes, peak memory, work in a tile."""
 
 import json
 import resource
@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from crt._files import whole_file
-from crt.metrics import make_record
 
 MATMUL_SIDE = 4096
 
@@ -54,20 +51,38 @@ def in_fresh_process(script: str, *arguments: str) -> dict[str, Any]:
 
 
 def peak_memory(call: Callable[[], Any], device: str = "cpu") -> dict[str, float]:
-    """MB (10^6 bytes) that a process holds at its peak, and what of it is beyond its state before the call.
+    """MB (10^6 bytes) that a process holds at its peak during the call, and what of it is beyond its state before.
 
-    On the CPU that is resident memory, whose peak cannot be set back: for a fresh process.
+    On the CPU that is resident memory.  Where the kernel's mark cannot be reset (not Linux), what is beyond is the
+    growth of the peak so far: too low by what was freed.
     """
     if torch.device(device).type == "cuda":
-        before = torch.cuda.memory_allocated(device)
+        before = torch.cuda.memory_allocated(device) / 1e6
         torch.cuda.reset_peak_memory_stats(device)
         call()
-        top = torch.cuda.max_memory_allocated(device)
-        return {"peak_mb": top / 1e6, "beyond_mb": (top - before) / 1e6}
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    call()
-    top = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"peak_mb": top / 1e6, "beyond_mb": (top - before) / 1e6}
+        top = torch.cuda.max_memory_allocated(device) / 1e6
+    else:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+            before = _status("VmRSS")
+            call()
+            top = _status("VmHWM")
+        except OSError:
+            before = _growth()
+            call()
+            top = _growth()
+    return {"peak_mb": top, "beyond_mb": top - before}
+
+
+def _status(field: str) -> float:
+    """A field of /proc/self/status in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024 / 1e6
+
+
+def _growth() -> float:
+    """The peak of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def tile_flops(model: Any) -> int:
@@ -94,10 +109,3 @@ def matmul_peak(device: str, dtype: torch.dtype, side: int = MATMUL_SIDE) -> flo
 def device_name(device: str) -> str | None:
     """The GPU's name, for the record; the processor's is there anyway."""
     return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None
-
-
-def write(path: Path | None, **fields: Any) -> None:
-    """The record, if one is asked for."""
-    if path is not None:
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(make_record(**fields), indent=2) + "\n")

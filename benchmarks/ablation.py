@@ -14,17 +14,18 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from _seeds import Curves, Lists, levels, per_threshold, write_record
+from _seeds import Curves, Lists, levels, per_threshold
+from _training import trained
 from PIL import Image
-from rich.progress import track
 
 from crt.cam import CAMExtractor
+from crt.cli.report import write_record
 from crt.data import LabelledPhotos, VOCSegmentation
 from crt.data.voc import VOCPhoto
 from crt.metrics import MultilabelAP
 from crt.metrics.seeds import seeds_of_model
 from crt.models import CRT
-from crt.train import CAMRecipe, build_branches, make_recipe, train_cam
+from crt.train import CAMRecipe, build_branches, make_recipe
 
 RECORDS = Path(__file__).parents[1] / "docs" / "records"
 LISTS = ("train", "train_allclass", "val_animals")
@@ -92,19 +93,11 @@ def main(
             print(f"{record} is there")
             continue
         model = build_branches(recipe, photos.class_names, backbone_checkpoint=vit, cnn_checkpoint=cnn)
-        trained = train_cam(
-            model,
-            photos,
-            out / row.name,
-            recipe,
-            precision="bf16",
-            compile=True,
-            progress=lambda steps, first, total: track(steps, "steps", completed=first, total=total),
-        )
+        network = trained(model, photos, out / row.name, recipe)
         curves = Curves(Lists(voc, LISTS), levels(0.01, 60))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = curves.add_all(seeds(trained, curves.lists.photos, row.tiling)).of
-            ap = average_precision(trained, voc)
+            found = curves.add_all(seeds(network, curves.lists.photos, row.tiling)).of
+            ap = average_precision(network, voc)
         threshold = found["train"].best()[0]
         miou = {name: per_threshold(curve)[f"{threshold:.3f}"] for name, curve in found.items()}
         write_record(

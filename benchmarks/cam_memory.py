@@ -12,11 +12,12 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from _timing import device_name, in_fresh_process, peak_memory, write
+from _timing import device_name, in_fresh_process, peak_memory
 from cam_throughput import LABELS, build, photo_of, plain
 from rich.progress import track
 
 from crt.cam import CAMExtractor
+from crt.cli.report import write_record
 
 SIZES, PLAIN_SIZES, BATCHES, PHOTOS = (256, 512, 1024, 2048, 4096), (256, 512, 1024), (1, 4, 16, 64), (1, 8, 24)
 MIDDLE, BATCH = 512, 16
@@ -64,7 +65,7 @@ def main(
     for wanted in track(todo, "points", transient=True):
         rows.append({**wanted, **in_fresh_process(__file__, *shared, "--point", json.dumps(wanted))})
         print(rows[-1], flush=True)
-    write(
+    write_record(
         record,
         measure="peak memory of extraction, MB",
         model=model,

@@ -16,12 +16,13 @@ from typing import Annotated, Any
 import torch
 import typer
 from _baseline import plain_cam, scale_cam
-from _timing import device_name, in_fresh_process, matmul_peak, medians, peak_memory, take_turns, tile_flops, write
+from _timing import device_name, in_fresh_process, matmul_peak, medians, peak_memory, take_turns, tile_flops
 from rich.progress import track
 from torch import Tensor
 
 import crt
 from crt.cam import PRESETS, CAMExtractor
+from crt.cli.report import write_record
 
 LABELS = [[7, 11]]
 TRIED = (8, 16, 32)  # batches of tiles for timm's own forward
@@ -187,7 +188,7 @@ def main(
     print("times the baseline:", {way: round(value, 2) for way, value in found["times_plain"].items()})
     print("share of the limit:", {way: round(value, 2) for way, value in found["share_of_limit"].items()})
     print("against the baseline:", [f"{row['relative_error']:.1e}" for row in checks])
-    write(
+    write_record(
         record,
         measure="CAM of one photo, seconds",
         model=model,

@@ -15,12 +15,13 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from _timing import device_name, medians, take_turns, write
+from _timing import device_name, medians, take_turns
 from PIL import Image
 from rich.progress import track
 
 import crt
 from crt.cam import PRESETS, CAMExtractor, CAMResult
+from crt.cli.report import write_record
 from crt.data import VOCSegmentation, load_mask, save_mask
 
 PART = 20  # photos between two turns
@@ -107,7 +108,7 @@ def main(
     print(
         {name: f"{value:.2f} photos/s" for name, value in speed.items()}, f"masks differ at {share:.1e} of the pixels"
     )
-    write(
+    write_record(
         record,
         measure="data set, seconds a photo",
         model=model,

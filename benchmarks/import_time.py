@@ -34,7 +34,9 @@ def main(
     if child:
         print(json.dumps(stages()))
         return
-    from _timing import in_fresh_process, medians, write
+    from _timing import in_fresh_process, medians
+
+    from crt.cli.report import write_record
 
     in_fresh_process(__file__, "--child")  # warm-up: compiled files, the disk's cache
     runs = [in_fresh_process(__file__, "--child") for _ in range(repeats)]
@@ -42,7 +44,7 @@ def main(
     middle = medians(times)
     ours = middle["crt"] + middle["crt.create_model"]
     print({name: f"{value:.3f} s" for name, value in middle.items()}, f"ours: {ours:.3f} s")
-    write(
+    write_record(
         record,
         measure="imports, seconds",
         repeats=repeats,

@@ -53,7 +53,9 @@ def main(
     if child:
         print(json.dumps(stages(model, device)))
         return
-    from _timing import device_name, in_fresh_process, medians, write
+    from _timing import device_name, in_fresh_process, medians
+
+    from crt.cli.report import write_record
 
     arguments = (__file__, "--child", "--model", model, "--device", device)
     in_fresh_process(*arguments)  # warm-up: compiled files, the disk's cache
@@ -61,7 +63,7 @@ def main(
     times = {stage: [run[stage] for run in runs] for stage in runs[0]}
     middle = medians(times)
     print({stage: f"{value:.3f} s" for stage, value in middle.items()})
-    write(
+    write_record(
         record,
         measure="from nothing to the first CAM, seconds",
         model=model,

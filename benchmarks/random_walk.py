@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _seeds import extra_peak
+from _timing import peak_memory
 from torch import Tensor
 
-from crt.metrics import make_record
+from crt.cli.report import write_record
 from crt.refine import displacements, path_affinity, random_walk
 
 COMPARED, LARGE = [(47, 63), (94, 125)], [(250, 250), (500, 500)]
@@ -89,7 +89,7 @@ def peak(h: int, w: int, classes: int, mode: str) -> float:
 def print_peak(h: int, w: int, classes: int, mode: str) -> None:
     cam, boundary = maps(h, w, classes)
     random_walk(cam[..., :9, :9], boundary[..., :9, :9], tolerance=MODES[mode])
-    print(extra_peak(lambda: random_walk(cam, boundary, tolerance=MODES[mode])))
+    print(peak_memory(lambda: random_walk(cam, boundary, tolerance=MODES[mode]))["beyond_mb"])
 
 
 @torch.no_grad()
@@ -113,9 +113,7 @@ def main() -> None:
         repeats = 1 if size in LARGE else arguments.repeats
         rows.append(compare(*size, arguments.classes, repeats, dense))
         print(json.dumps(rows[-1]), flush=True)
-    if arguments.json:
-        record = make_record(measured="random walk, radius 5, beta 10, 256 steps", walks=rows)
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+    write_record(arguments.json, measured="random walk, radius 5, beta 10, 256 steps", walks=rows)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,15 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from _seeds import Curves, Lists, extra_peak, levels, per_threshold, show, write_record
+from _seeds import Curves, Lists, levels, per_threshold, show
+from _timing import peak_memory
 from PIL import Image
 from torch import Tensor, nn
 
 import crt
 from crt.cam import CAMExtractor, CAMResult, normalise
 from crt.cam.functional import resize
+from crt.cli.report import write_record
 from crt.data import load_mask
 
 RECORDS = Path(__file__).parents[1] / "docs" / "records"
@@ -101,7 +103,7 @@ def print_peak(refiner: str, model: str, size: str) -> None:
     maps = resize(coarse, (height, width))[None]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         module(photo[..., :32, :32], maps[..., :32, :32])
-        print(extra_peak(lambda: module(photo, maps)))
+        print(peak_memory(lambda: module(photo, maps))["beyond_mb"])
 
 
 def weights(refiner: str) -> dict[str, str]:

@@ -10,10 +10,11 @@ from typing import Annotated
 
 import torch
 import typer
-from _seeds import Curves, Lists, levels, per_threshold, write_record
+from _seeds import Curves, Lists, levels, per_threshold
 
 import crt
 from crt.cam import CAMExtractor
+from crt.cli.report import write_record
 from crt.metrics.seeds import seeds_of_model
 
 

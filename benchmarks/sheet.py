@@ -16,13 +16,14 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from _seeds import levels, show, write_record
+from _seeds import levels, show
 from PIL import Image
 from torch import Tensor, nn
 
 import crt
 from crt._files import whole_file
 from crt.cam import CAMExtractor, mask_from_cam, normalise
+from crt.cli.report import write_record
 from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
 from crt.data.voc import VOCPhoto
 from crt.metrics import confusion_matrix, error_rates, iou_per_class, mean_iou

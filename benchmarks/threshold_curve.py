@@ -6,7 +6,6 @@ Synthetic photos of VOC's size and number of classes, the same for both ways; th
 """
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crt._files import whole_file
 from crt.cam import mask_from_cam
-from crt.metrics import SeedCurve, confusion_matrix, make_record, mean_iou
+from crt.cli.report import write_record
+from crt.metrics import SeedCurve, confusion_matrix, mean_iou
 
 CLASSES, SIZE = 20, (375, 500)
 
@@ -82,19 +81,17 @@ def main() -> None:
         f"median of {options.rounds} rounds: one pass {medians['one_pass']:.1f} s, "
         f"each threshold {medians['each_threshold']:.1f} s, ratio {ratio:.3f}"
     )
-    if options.json:
-        record = make_record(
-            measure="seed curve, seconds",
-            photos=options.photos,
-            size=SIZE,
-            classes=CLASSES,
-            thresholds=options.thresholds,
-            seconds=seconds,
-            medians=medians,
-            ratio=ratio,
-        )
-        with whole_file(options.json) as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n")
+    write_record(
+        options.json,
+        measure="seed curve, seconds",
+        photos=options.photos,
+        size=SIZE,
+        classes=CLASSES,
+        thresholds=options.thresholds,
+        seconds=seconds,
+        medians=medians,
+        ratio=ratio,
+    )
 
 
 if __name__ == "__main__":

@@ -16,19 +16,20 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
-from _timing import device_name, wait_for, write
+from _seeds import levels, per_threshold
+from _speed import preset_of
+from _timing import device_name, wait_for
 from cam_throughput import count_tiles, photo_of
 from PIL import Image
-from results import preset_of
 from rich.progress import track
 
 import crt
 from crt.cam import PRESETS, CAMExtractor
+from crt.cli.report import write_record
 from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
 from crt.metrics import SeedCurve
 
 DOCS = Path(__file__).parents[1] / "docs"
-THRESHOLDS = [round(0.02 + 0.01 * i, 2) for i in range(69)]
 
 
 class Setting(NamedTuple):
@@ -81,14 +82,14 @@ def measure(
         raise typer.BadParameter(f"{name}: {model} does not repeat its blocks.")
     network = crt.create_model(model, pretrained=True, **setting.model).to(device)
     extractor = CAMExtractor(network, **setting.extractor, batch_size=batch_size)
-    curve, waited = SeedCurve(len(VOC_CLASSES), THRESHOLDS), 0.0
+    curve, waited = SeedCurve(len(VOC_CLASSES), levels(0.01, 69)), 0.0
     with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=not float32):
         extractor(photo_of(375, 500).to(device), [[0]])  # warm-up
         for photo, result, seconds in results(extractor, data, device):
             waited += seconds
             curve.update(result.maps.cpu(), result.labels, torch.from_numpy(load_mask(photo.mask)))
     threshold, best = curve.best()
-    values = dict(zip((f"{t:.3f}" for t in THRESHOLDS), curve.compute().view(-1).tolist(), strict=True))
+    values = per_threshold(curve)
     return {
         "measure": "seed mIoU and speed",
         "model": model,
@@ -166,7 +167,7 @@ def main(
             print(f"{file} is there")
             continue
         row = measure(name, model, VOCSegmentation(voc, split), device, float32, batch_size)
-        write(file, **row)
+        write_record(file, **row)
         print(
             f"{name}: mIoU {100 * row['miou']:.2f} at {row['threshold']:.2f} (best), "
             f"{100 * row['miou_at_default']:.2f} at {row['default_threshold']:.2f} (default), "

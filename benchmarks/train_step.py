@@ -15,14 +15,15 @@ from typing import Annotated, Any
 import torch
 import typer
 from _baseline import transformer
-from _timing import device_name, medians, take_turns, write
+from _timing import device_name, medians, take_turns
 from torch import Tensor
 from torch.nn import functional as F
 
+from crt.cli.report import write_record
 from crt.data import VOC_CLASSES
 from crt.models import DualBranch, dual_loss
 from crt.train import CAMRecipe, build_branches, make_recipe
-from crt.train.loop import make_optimizer
+from crt.train.cam import cam_optimizer
 
 
 def plain_loss(model: DualBranch, images: Tensor, targets: Tensor, recipe: CAMRecipe) -> Tensor:
@@ -80,16 +81,14 @@ def main(
         else:
             network = torch.compile(model) if name.startswith("compiled") else model
             loss_of = partial(library_loss, network, images, targets, recipe, name.endswith("bfloat16"))
-        heads = [p for n, p in model.named_parameters() if ".head." in n]
-        bodies = [p for n, p in model.named_parameters() if ".head." not in n and p.requires_grad]
-        ways[name] = partial(step, loss_of, make_optimizer(bodies, heads, recipe))
+        ways[name] = partial(step, loss_of, cam_optimizer(model, recipe))
     losses = {name: way() for name, way in ways.items()}  # the first step, the same for all; and the warm-up
     error = abs(losses["ours float32"] - losses["plain"]) / abs(losses["plain"])
     times = take_turns(ways, repeats, device)
     middle = medians(times)
     speed = {name: count / value for name, value in middle.items()}
     print({name: f"{value:.2f} photos/s" for name, value in speed.items()}, f"first loss: {error:.1e} apart")
-    write(
+    write_record(
         record,
         measure="step of the CAM stage, seconds",
         preset=preset,

@@ -9,22 +9,21 @@ bundled weights says (`seed_threshold`).
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from rich.progress import track
+from _seeds import levels, per_threshold, show
+from _training import trained
 
 from crt.cam import CAMExtractor
+from crt.cli.report import write_record
 from crt.data import LabelledPhotos, VOCSegmentation
-from crt.metrics import make_record
 from crt.metrics.seeds import measure_seeds, seeds_of_model
-from crt.train import build_branches, make_recipe, train_cam
+from crt.train import build_branches, make_recipe
 
 RECORD = Path(__file__).parents[1] / "docs" / "records" / "unseen_threshold.json"
-THRESHOLDS = [round(0.02 + 0.01 * i, 2) for i in range(69)]
 
 
 def main(
@@ -39,22 +38,14 @@ def main(
     data, photos = VOCSegmentation(voc, kept_out), LabelledPhotos.from_voc(voc, "cls_train")
     known = [photo for photo in photos.photos if photo.name not in set(data.names)]
     recipe = make_recipe("t16-voc9k-masks", [f"epochs={epochs}"])
-    model = train_cam(
-        build_branches(recipe, photos.class_names, start=start),
-        LabelledPhotos(known, photos.class_names).with_masks(masks),
-        out,
-        recipe,
-        precision="bf16",
-        compile=True,
-        progress=lambda steps, first, total: track(steps, "steps", completed=first, total=total),
-    )
+    start_model = build_branches(recipe, photos.class_names, start=start)
+    model = trained(start_model, LabelledPhotos(known, photos.class_names).with_masks(masks), out, recipe)
     extractor = CAMExtractor(model, scales=tuple(float(scale) for scale in scales.split(",")))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        curve = measure_seeds(
-            seeds_of_model(extractor, data), data, THRESHOLDS, progress=lambda items, total: track(items, total=total)
-        ).curve
+        curve = measure_seeds(seeds_of_model(extractor, data), data, levels(0.01, 69), progress=show).curve
     threshold, best = curve.best()
-    report = make_record(
+    write_record(
+        RECORD,
         measure="threshold of unseen photos",
         recipe=dataclasses.asdict(recipe),
         training_photos=len(known),
@@ -68,9 +59,8 @@ def main(
         threshold_rule="best on this list, whose photos were kept out of the training on pseudo masks",
         threshold=round(threshold, 6),
         miou=best,
-        curve={f"{t:.3f}": v for t, v in zip(THRESHOLDS, curve.compute().view(-1).tolist(), strict=True)},
+        curve=per_threshold(curve),
     )
-    RECORD.write_text(json.dumps(report, indent=2) + "\n")
     print(f"{kept_out}: {100 * best:.2f} at {threshold:.2f}")
 
 

@@ -8,21 +8,22 @@ again after it was stopped, a run goes on where it was.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from rich.progress import track
+from _seeds import show
+from _training import trained
 
 import crt
 from crt.cam import CAMExtractor
+from crt.cli.report import write_record
 from crt.data import CUBLocalisation, LabelledPhotos
-from crt.metrics import BoxReport, make_record, measure_boxes
+from crt.metrics import BoxReport, measure_boxes
 from crt.models import CRT, DualBranch
 from crt.pseudo import make_pseudo_masks
-from crt.train import CAMRecipe, build_branches, make_recipe, train_cam
+from crt.train import CAMRecipe, build_branches, make_recipe
 
 RECORDS = Path(__file__).parents[1] / "docs" / "records"
 THRESHOLDS = [round(0.01 * i, 2) for i in range(100)]
@@ -61,7 +62,7 @@ def split(cub: Path) -> tuple[LabelledPhotos, CUBLocalisation]:
     return LabelledPhotos([p for p in photos.photos if p.name not in back], photos.class_names), held
 
 
-def trained(row: Row, photos: LabelledPhotos, vit: Path, cnn: Path, out: Path) -> CRT:
+def last_of(row: Row, photos: LabelledPhotos, vit: Path, cnn: Path, out: Path) -> CRT:
     """The transformer after the last run of the row."""
     first, *second = row.recipes
     model = build_branches(first, photos.class_names, backbone_checkpoint=vit, cnn_checkpoint=cnn)
@@ -69,7 +70,7 @@ def trained(row: Row, photos: LabelledPhotos, vit: Path, cnn: Path, out: Path) -
     for recipe in second:
         extractor, refiner = CAMExtractor(result), crt.create_refiner("pamr")
         with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-            job = make_pseudo_masks(extractor, refiner, photos, out / "pseudo", threshold=UNSURE, progress=bar)
+            job = make_pseudo_masks(extractor, refiner, photos, out / "pseudo", threshold=UNSURE, progress=show)
         print(f"{job.written} pseudo masks, {job.skipped} were there")
         model = build_branches(recipe, photos.class_names, start=out / "labels" / "model")
         result = run(model, photos.with_masks(out / "pseudo"), out / "masks", recipe)
@@ -79,18 +80,14 @@ def trained(row: Row, photos: LabelledPhotos, vit: Path, cnn: Path, out: Path) -
 def run(model: DualBranch, photos: LabelledPhotos, out: Path, recipe: CAMRecipe) -> CRT:
     if (out / "model").exists():
         return crt.create_model(f"local-dir:{out / 'model'}", pretrained=True)
-    return train_cam(model, photos, out, recipe, precision="bf16", compile=True, progress=lambda s, _, n: bar(s, n))
-
-
-def bar(items, total):  # type: ignore[no-untyped-def]
-    return track(items, total=total)
+    return trained(model, photos, out, recipe)
 
 
 def measured(model: CRT, data: CUBLocalisation, threshold: float) -> BoxReport:
     """Of photos squeezed into one tile, as usual in this task, with their mirror images."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return measure_boxes(
-            CAMExtractor(model), data, threshold, thresholds=THRESHOLDS, square=model.tile, progress=bar
+            CAMExtractor(model), data, threshold, thresholds=THRESHOLDS, square=model.tile, progress=show
         )
 
 
@@ -107,13 +104,14 @@ def main(
         if record.exists():
             print(f"{record} is there")
             continue
-        model = trained(row, photos, vit, cnn, out / name)
+        model = last_of(row, photos, vit, cnn, out / name)
         chosen = measured(model, held, 0.5).curve.compute()
         place = int(chosen["box_acc"][:, 1].argmax())  # at IoU 0.5
         threshold = THRESHOLDS[place]
         found = measured(model, test, threshold)
         scores, curve = found.localisation.compute(), found.curve.compute()
-        report = make_record(
+        write_record(
+            record,
             measure="localisation",
             **row._asdict(),
             recipes=[dataclasses.asdict(recipe) for recipe in row.recipes],
@@ -132,7 +130,6 @@ def main(
             max_box_acc=float(curve["max_box_acc"][1]),
             max_box_acc_v2=float(curve["max_box_acc_v2"]),
         )
-        record.write_text(json.dumps(report, indent=2) + "\n")
         print(name, {key: round(100 * float(value), 2) for key, value in scores.items()}, f"threshold {threshold}")
 
 

@@ -127,7 +127,7 @@ def train_cam(
             losses["total"] = losses["total"] + recipe.mask * losses["mask"]
         return losses
 
-    run.train(model, model, _optimizer(model, recipe), losses_of, out, save_every=save_every, compile=compile)
+    run.train(model, model, cam_optimizer(model, recipe), losses_of, out, save_every=save_every, compile=compile)
     if run.accelerator.is_main_process:
         model.vit.save_pretrained(Path(out) / "model")
     return model.vit.eval()
@@ -141,7 +141,7 @@ def _check(recipe: CAMRecipe, photos: LabelledPhotos) -> None:
         raise ValueError("the recipe is for photos of one class each (single_label); some have more labels.")
 
 
-def _optimizer(model: DualBranch, recipe: CAMRecipe) -> torch.optim.Optimizer:
+def cam_optimizer(model: DualBranch, recipe: CAMRecipe) -> torch.optim.Optimizer:
     """The recipe's optimiser over backbones and heads."""
     heads = [p for name, p in model.named_parameters() if ".head." in name]
     bodies = [p for name, p in model.named_parameters() if ".head." not in name and p.requires_grad]
