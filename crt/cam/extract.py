@@ -22,6 +22,7 @@ from crt.cam.functional import (
     Activation,
     Align,
     activated,
+    chosen,
     merge_scales,
     normalise,
     pooled,
@@ -182,12 +183,9 @@ class CAMExtractor:
             wanted = _predicted(torch.stack([view.scores(self.model.pool) for view in views]).mean(dim=0))
             kept = wanted.nonzero().flatten()
             for view in views:
-                view.maps = [class_maps.index_select(1, kept) for class_maps in view.maps]
+                view.choose(kept)
         pair = 2 if self.flip else 1
-        maps = [
-            torch.stack([view.cam(self.model.activation) for view in scale]).sum(dim=0)
-            for scale in _groups(views, pair)
-        ]
+        maps = [torch.stack([view.cam() for view in scale]).sum(dim=0) for scale in _groups(views, pair)]
         cam = merge_scales(maps, size or (photo.shape[-2], photo.shape[-1]))
         return CAMResult(
             maps=(normalise(cam) if self.normalize else cam).to(photo.device),
@@ -204,8 +202,10 @@ def patch_cams(model: CAMModel, image: Tensor, *, mirror: bool, align: Align, ba
     image = image.to(model.device)
     if align == "exact":
         image = resize(image, snapped_size(image.shape[-2], image.shape[-1], 1.0, model.patch))
-    views = _finished_views(model, _views(model, image, mirror, model.stride, align), batch_size)
-    return torch.stack([view.cam(model.activation) for view in views]).sum(dim=0)
+    views = list(_finished_views(model, _views(model, image, mirror, model.stride, align), batch_size))
+    for view in views:
+        view.choose(torch.arange(model.num_classes, device=model.device))
+    return torch.stack([view.cam() for view in views]).sum(dim=0)
 
 
 class _View:
@@ -223,19 +223,25 @@ class _View:
         self.missing = len(self.places)  # tiles that are not computed yet
         self.tiling = (model.tile // model.patch, stride // model.patch)
         self.grid = (padded[0] // model.patch, padded[1] // model.patch)
+        self.activation = model.activation
         self.cells, self.mirrored = cells, mirrored  # cells: patches that show the photo, without the padding
         self.maps: list[Tensor] = []
         self.attentions: list[Tensor] = []
 
     def add(self, class_maps: Tensor, attentions: Tensor) -> None:
         """(t, K, g, g) and (t, 1, g, g): of the next t tiles."""
-        self.maps.append(class_maps if self.kept is None else class_maps.index_select(1, self.kept))
+        self.maps.append(class_maps if self.kept is None else chosen(class_maps, self.kept, self.activation))
         self.attentions.append(attentions)
         self.missing -= len(class_maps)
 
-    def cam(self, activation: Activation) -> Tensor:
+    def choose(self, kept: Tensor) -> None:
+        """Keeps the maps of these classes, for a view that was made without knowing them."""
+        self.maps = [chosen(class_maps, kept, self.activation) for class_maps in self.maps]
+
+    def cam(self) -> Tensor:
         """(k, h, w): attention times class map, merged, cropped, cut at zero (or as probability), mirrored back."""
-        cam = activated(self._merged(torch.cat(self.maps).float() * torch.cat(self.attentions).float()), activation)
+        maps = self._merged(torch.cat(self.maps).float() * torch.cat(self.attentions).float())
+        cam = activated(maps, self.activation)
         return cam.flip(-1) if self.mirrored else cam
 
     def scores(self, share: float) -> Tensor:

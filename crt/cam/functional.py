@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 __all__ = [
     "activated",
+    "chosen",
     "colours",
     "largest_component",
     "mask_from_cam",
@@ -22,12 +23,23 @@ __all__ = [
 ]
 
 Align = Literal["exact", "reference"]
-Activation = Literal["relu", "sigmoid"]
+Activation = Literal["relu", "sigmoid", "object"]
 
 
 def activated(maps: Tensor, activation: Activation) -> Tensor:
-    """What a map of any sign says of the class: nothing below zero ("relu"), or a probability ("sigmoid")."""
+    """What a map of any sign says of the class: nothing below zero ("relu"), or a probability (the others)."""
     return maps.relu() if activation == "relu" else maps.sigmoid()
+
+
+def chosen(maps: Tensor, kept: Tensor, activation: Activation) -> Tensor:
+    """(T, K, h, w) raw class maps -> (T, k, h, w), those of the classes ``kept``.
+
+    For "object" each of them is the log-sum-exp over all K classes, whose sigmoid is the probability that the place
+    shows any class and not background: where a photo has one object, that is the object, whatever it is called.
+    """
+    if activation == "object":
+        return maps.float().logsumexp(dim=1, keepdim=True).expand(-1, len(kept), -1, -1)
+    return maps.index_select(1, kept)
 
 
 def colours(image: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ transformer without the outer sum; padding and mirroring are aligned exactly by 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from einops import rearrange
@@ -39,7 +39,7 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
         attention_power: exponent of the class attention by which class maps are multiplied (the paper: 1); 0 leaves
             attention out.
         activation: "relu" cuts the product at zero (the paper); "sigmoid" takes it for a logit: for class maps trained
-            on masks.
+            on masks; "object" is the same for the object of a photo that has one, whatever its class (``chosen``).
         pool: share of a class map's cells, the highest, whose mean is the class's logit (the paper: 1, all).
         mean, std: normalisation of the three channels, for values in [0, 1]; None takes that of the backbone's weights.
         seed_threshold: background score at which seeds are cut by default, 0 to 1 (the paper: 0.15).
@@ -75,10 +75,10 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
             raise ValueError(f"num_passes must be 0 (plain transformer) or more, got {num_passes}.")
         if not 0 <= seed_threshold <= 1:
             raise ValueError(f"seed_threshold must be 0 to 1, got {seed_threshold}.")
-        if attention_power < 0 or not 0 < pool <= 1 or activation not in ("relu", "sigmoid"):
+        if attention_power < 0 or not 0 < pool <= 1 or activation not in get_args(Activation):
             raise ValueError(
-                "attention_power must be at least 0, pool above 0 and up to 1, and activation 'relu' or 'sigmoid'; "
-                f"got {attention_power}, {pool} and {activation!r}."
+                "attention_power must be at least 0, pool above 0 and up to 1, and activation one of "
+                f"{', '.join(get_args(Activation))}; got {attention_power}, {pool} and {activation!r}."
             )
         self.backbone_name, self.backbone_args = backbone, dict(backbone_args or {})
         self.backbone = plain_vit(backbone, tile, self.backbone_args)

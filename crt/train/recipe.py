@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from crt.cam.functional import Activation
+
 __all__ = ["PRESETS", "REFINE_PRESETS", "CAMRecipe", "RefineRecipe", "make_recipe", "make_refine_recipe"]
 
 Recipe = TypeVar("Recipe", "CAMRecipe", "RefineRecipe")
@@ -39,7 +41,7 @@ class CAMRecipe:
     model: str = "crt_vit_t16"
     num_passes: int = 0
     attention_power: float = 1.0
-    activation: Literal["relu", "sigmoid"] = "relu"
+    activation: Activation = "relu"
     pool: float = 1.0
     cnn: str | None = "tf_efficientnet_lite0"
     coupling: float = 0.1
@@ -141,7 +143,9 @@ PRESETS = {
     "t16-voc9k": CAMRecipe(attention_power=0.5),
     "t16-voc9k-masks": _MASKS,
     "t16-cub50": CAMRecipe(single_label=True, epochs=8),
-    "t16-cub50-masks": dataclasses.replace(_MASKS, single_label=True, epochs=12),
+    "t16-cub50-masks": dataclasses.replace(
+        _MASKS, single_label=True, activation="object", pool=0.3, area=(0.5, 1.0), epochs=20
+    ),
     "paper": _PAPER,
     "paper-wsol": dataclasses.replace(
         _PAPER, num_passes=0, cnn="resnet50", single_label=True, batch_size=64, crop=224, long_side=(256, 256)
