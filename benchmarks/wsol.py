@@ -140,6 +140,7 @@ def main(
             measure="localisation",
             **row._asdict(),
             recipes=[dataclasses.asdict(recipe) for recipe in row.recipes],
+            teacher=f"{TEACHER}, {OBJECT}" if row.masks else None,
             seed=0,
             training_photos=len(photos),
             list="test",
