@@ -5,6 +5,7 @@ and kept until the end.  It has the weights of a ``CRT`` but none of its code fo
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,9 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def transformer(model: Any, tiles: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Tiles (T, 3, tile, tile) -> class maps (T, K, g, g) and all attention matrices (T, heads, N, N)."""
-    vit, matrices = model.backbone, []
+def transformer(model: Any, tiles: Tensor, matrices: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+    """Tiles (T, 3, tile, tile) -> class maps (T, K, g, g) and all attention matrices (T, heads, N, N).
+
+    ``matrices`` is the list that takes them.
+    """
+    vit, matrices = model.backbone, [] if matrices is None else matrices
 
     def blocks(x: Tensor) -> Tensor:
         for block in vit.blocks:
@@ -37,16 +41,24 @@ def transformer(model: Any, tiles: Tensor) -> tuple[Tensor, list[Tensor]]:
     return model.head(patches), matrices
 
 
-def view_cam(model: Any, view: Tensor) -> Tensor:
+def plain_tile_maps(model: Any, tiles: Tensor) -> tuple[Tensor, Tensor]:
+    """Tiles (T, 3, tile, tile) -> class maps (T, K, g, g) and class attention (T, 1, g, g), from kept matrices."""
+    maps, matrices = transformer(model, tiles)
+    attention = torch.stack(matrices).mean(dim=2).sum(dim=0)[:, 0, model.prefix :]
+    return maps, attention.reshape(-1, 1, *maps.shape[2:]) ** model.attention_power
+
+
+TileMaps = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
+
+
+def view_cam(model: Any, view: Tensor, tile_maps: TileMaps) -> Tensor:
     """A padded view (3, H, W) -> (K, H / patch, W / patch), not negative."""
     patch, tile = model.patch, model.tile
     starts = [[*range(0, side - tile, model.stride), side - tile] for side in view.shape[1:]]
     places = [(top, left) for top in starts[0] for left in starts[1]]
     tiles = torch.stack([view[:, top : top + tile, left : left + tile] for top, left in places])
-    maps, matrices = transformer(model, tiles)
-    if model.attention_power:
-        attention = torch.stack(matrices).mean(dim=2).sum(dim=0)[:, 0, model.prefix :]
-        maps = maps * attention.reshape(-1, 1, *maps.shape[2:]) ** model.attention_power
+    maps, attention = tile_maps(model, tiles)
+    maps = maps * attention
     side = tile // patch
     total = maps.new_zeros(maps.shape[1], view.shape[1] // patch, view.shape[2] // patch)
     cover = total[0].clone()
@@ -58,7 +70,7 @@ def view_cam(model: Any, view: Tensor) -> Tensor:
     return total.relu() if model.activation == "relu" else total.sigmoid()
 
 
-def scale_cam(model: Any, image: Tensor, align: str) -> Tensor:
+def scale_cam(model: Any, image: Tensor, align: str, tile_maps: TileMaps = plain_tile_maps) -> Tensor:
     """(3, H, W) -> (K, ceil(H / patch), ceil(W / patch)): image and mirror image, padded as ``align`` says."""
     sides = image.shape[1:]
     if align == "reference":
@@ -69,20 +81,23 @@ def scale_cam(model: Any, image: Tensor, align: str) -> Tensor:
     total = 0
     for mirrored in (False, True):
         seen = image.flip(-1) if mirrored else image
-        cam = view_cam(model, F.pad(seen, (0, padded[1] - sides[1], 0, padded[0] - sides[0])))[:, :rows, :columns]
+        view = F.pad(seen, (0, padded[1] - sides[1], 0, padded[0] - sides[0]))
+        cam = view_cam(model, view, tile_maps)[:, :rows, :columns]
         total = total + (cam.flip(-1) if mirrored else cam)
     return total
 
 
 @torch.no_grad()
-def plain_cam(model: Any, image: Tensor, labels: list[int], scales: tuple[float, ...]) -> Tensor:
+def plain_cam(
+    model: Any, image: Tensor, labels: list[int], scales: tuple[float, ...], tile_maps: TileMaps = plain_tile_maps
+) -> Tensor:
     """A normalised photo (3, H, W) -> (k, H, W) in [0, 1], the library's default alignment."""
     height, width = image.shape[1:]
     total = 0
     for scale in scales:
         size = [math.ceil(round(side * scale, 6) / model.patch) * model.patch for side in (height, width)]
         scaled = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
-        cam = scale_cam(model, scaled, "exact")
+        cam = scale_cam(model, scaled, "exact", tile_maps)
         total = total + F.interpolate(cam[None], (height, width), mode="bilinear", align_corners=False)[0]
     kept = total[labels]
     return kept / (kept.amax(dim=(1, 2), keepdim=True) + 1e-5)

@@ -81,6 +81,26 @@ def equality() -> str:
     return markdown(["model", "passes", "alignment", "largest difference / largest value"], rows)
 
 
+def changes() -> str:
+    """A row a change of `cam_changes.py`."""
+    rows = [
+        [name, f"{value:.2f}", f"{r['times_plain'][name]:.2f}", f"{r['largest_difference'][name]:.0e}"]
+        for r in records("changes*.json")
+        for name, value in r["medians"].items()
+    ]
+    return markdown(["change", "s a photo", "times plain", "largest difference of the maps"], rows)
+
+
+def shares() -> str:
+    """Where the library's time goes, by the same records."""
+    rows = [
+        [name, *(f"{100 * r['shares'][dtype][name]:.1f}" for dtype in ("float32", "bfloat16"))]
+        for r in records("changes*.json")
+        for name in r["shares"]["float32"]
+    ]
+    return markdown(["operators", "% of the time, float32", "bfloat16"], rows)
+
+
 def memory() -> str:
     """A row a point of `cam_memory.py`."""
     rows = []

@@ -9,11 +9,13 @@ import re
 from collections.abc import Callable
 
 from _speed import (
+    changes,
     equality,
     memory,
     pipeline,
     random_walk,
     rounding,
+    shares,
     starting,
     threshold_curve,
     throughput,
@@ -115,11 +117,12 @@ def compared(record: dict | None, seed: dict) -> str:
 def wsol() -> str:
     """A row a record of benchmarks/wsol.py, the bundled weights last."""
     names = ["top1_cls", "top5_cls", "top1_loc", "top5_loc", "gt_known", "max_box_acc", "max_box_acc_v2"]
-    found = sorted(records("wsol_*.json"), key=lambda r: (r["masks"], r["cnn"], r["passes"]))
+    found = sorted(records("wsol_*.json"), key=lambda r: (r["masks"], "teacher" in r, r["cnn"], r["passes"]))
     rows = []
     for r in found:
         runs = f"{' + '.join(str(recipe['epochs']) for recipe in r['recipes'])} epochs"
-        row = ["labels, then masks" if r["masks"] else "labels", runs, r["passes"], "yes" if r["cnn"] else "no"]
+        masks = f"labels, then masks ({r.get('teacher') or 'its own'})" if r["masks"] else "labels"
+        row = [masks, runs, r["passes"], "yes" if r["cnn"] else "no"]
         rows.append([*row, *(percent(r[name]) for name in names), f"{r['threshold']:.2f}"])
     scores = ["Top-1", "Top-5", "Top-1 loc.", "Top-5 loc.", "GT-known", "MaxBoxAcc", "MaxBoxAccV2"]
     return markdown(["trained on", "for", "passes", "CNN branch", *scores, "threshold"], rows)
@@ -154,6 +157,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "wsol": wsol,
     "throughput": throughput,
     "equality": equality,
+    "changes": changes,
+    "shares": shares,
     "memory": memory,
     "pipeline": pipeline,
     "starting": starting,
