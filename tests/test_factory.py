@@ -26,7 +26,7 @@ def saved(tiny, tmp_path):
 def test_lists_and_patterns():
     assert crt.list_models() == ["crt_vit_b16", "crt_vit_s16", "crt_vit_t16"]
     assert crt.list_models("t16") == crt.list_models("*_t16") == ["crt_vit_t16"]
-    assert "crt_vit_t16.voc9k" in crt.list_models(pretrained=True)
+    assert crt.list_models(pretrained=True) == ["crt_vit_t16.cub50", "crt_vit_t16.voc9k"]
     assert crt.is_model("crt_vit_t16")
     assert crt.is_model("crt_vit_t16.voc9k")
     assert not crt.is_model("crt_vit_t16.voc")
@@ -39,12 +39,26 @@ def test_lists_and_patterns():
 def test_bundled_weights_load_offline(name):
     model = crt.create_model(name, pretrained=True)
     assert not model.training
-    assert model.class_names == list(VOC_CLASSES)
     assert (BUNDLED / name / "README.md").read_text().startswith("---\n")
     assert (BUNDLED / name / "model.safetensors").stat().st_size < 15e6
-    named_without_tag = crt.create_model(name.split(".")[0], pretrained=True)
-    assert torch.equal(named_without_tag.head.weight, model.head.weight)
     assert crt.create_model(name).class_names == model.class_names
+
+
+def test_the_first_tag_is_the_default():
+    model, named = (crt.create_model(name, pretrained=True) for name in ("crt_vit_t16", "crt_vit_t16.voc9k"))
+    assert model.class_names == list(VOC_CLASSES)
+    assert torch.equal(model.head.weight, named.head.weight)
+
+
+def test_birds_are_found_whatever_they_are_called():
+    """Single-label weights: one map of the bird for all 50 classes, absent ones 0."""
+    model = crt.create_model("crt_vit_t16.cub50", pretrained=True)
+    assert (model.num_classes, model.activation) == (50, "object")
+    photo = torch.randint(0, 256, (3, 224, 224), dtype=torch.uint8)
+    cams = model.cam(photo, ["Gray_Catbird", "Bobolink"])
+    kept = cams.amax(dim=(2, 3))[0].nonzero().flatten().tolist()
+    assert [model.class_names[i] for i in kept] == sorted(["Gray_Catbird", "Bobolink"])
+    assert torch.equal(cams[0, kept[0]], cams[0, kept[1]])
 
 
 @pytest.mark.parametrize(
