@@ -117,7 +117,9 @@ def compared(record: dict | None, seed: dict) -> str:
 def wsol() -> str:
     """A row a record of benchmarks/wsol.py, the bundled weights last."""
     names = ["top1_cls", "top5_cls", "top1_loc", "top5_loc", "gt_known", "max_box_acc", "max_box_acc_v2"]
-    found = sorted(records("wsol_*.json"), key=lambda r: (r["masks"], "teacher" in r, r["cnn"], r["passes"], r["resolution"]))
+    found = sorted(
+        records("wsol_*.json"), key=lambda r: (r["masks"], "teacher" in r, r["cnn"], r["passes"], r["resolution"])
+    )
     rows = []
     for r in found:
         runs = f"{' + '.join(str(recipe['epochs']) for recipe in r['recipes'])} epochs"
