@@ -44,6 +44,15 @@ SETTINGS = {
     "paper": Setting("7 scales", PRESETS["paper"]),
     "balanced": Setting("scales 0.5, 1, 1.5", PRESETS["balanced"]),
     "three_apart": Setting("scales 0.5, 1, 1.5, no overlap", {**PRESETS["balanced"], "stride": 224}),
+    "three_fit": Setting("scales 0.44, 0.88, 1.32, no overlap", {"scales": (0.44, 0.88, 1.32), "stride": 224}),
+    "four_fit": Setting(
+        "scales 0.44, 0.88, 1.32, 1.76, no overlap, no mirror",
+        {"scales": (0.44, 0.88, 1.32, 1.76), "stride": 224, "flip": False},
+    ),
+    "five_bare": Setting(
+        "scales 0.5, 0.75, 1, 1.25, 1.5, no overlap, no mirror",
+        {"scales": (0.5, 0.75, 1.0, 1.25, 1.5), "stride": 224, "flip": False},
+    ),
     "two": Setting("scales 0.5, 1", {"scales": (0.5, 1.0)}),
     "two_apart": Setting("scales 0.5, 1, no overlap", {"scales": (0.5, 1.0), "stride": 224}),
     "one": Setting("scale 1", {"scales": (1.0,)}),
