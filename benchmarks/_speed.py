@@ -137,7 +137,9 @@ def tradeoff() -> str:
     paper = next((r["photos_per_second"] for r in found if r["setting"] == "paper"), None)
     rows = [
         [
-            r["label"] if r["changes"] or preset_of(r) is None else f"**`{preset_of(r)}`**: {r['label']}",
+            f"{r['label']} (`{r['setting']}`)"
+            if r["changes"] or preset_of(r) is None
+            else f"**`{preset_of(r)}`**: {r['label']}",
             r["tiles"],
             f"{r['photos_per_second']:.3g}",
             f"{r['photos_per_second'] / paper:.1f}" if paper else "",

@@ -144,8 +144,7 @@ def plot(records: Path, picture: Path) -> None:
         axes.plot(speed, 100 * row["miou"], "o", color="C1" if preset else "C0")
         side = "right" if speed**2 > min(speeds) * max(speeds) else "left"  # text stays inside
         style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "ha": side}
-        text = f"{preset}: {row['label']}" if preset else row["label"]
-        axes.annotate(text, (speed, 100 * row["miou"]), xytext=(0, 6), **style)
+        axes.annotate(preset or row["setting"], (speed, 100 * row["miou"]), xytext=(0, 6), **style)
     axes.set_xscale("log")
     axes.set_xlabel("photos a second")
     axes.set_ylabel("seed mIoU, each at its best threshold")
