@@ -50,5 +50,5 @@ recipe = make_recipe("t16-voc9k-masks", length)
 branches = build_branches(recipe, photos.class_names, start=args.out / "labels" / "model")
 model = train_cam(branches, photos.with_masks(args.out / "pseudo"), args.out / "masked", recipe)
 
-masks(model, "masks", threshold=0.4)
+masks(model, "masks", threshold=0.32)
 print(f'the model: crt.create_model("local-dir:{args.out / "masked" / "model"}", pretrained=True)')

@@ -43,7 +43,7 @@ def pseudo(
     refine: Annotated[str, typer.Option(help="Refiners joined by +, local-dir:RUN/model, or none.")] = "pamr",
     threshold: Annotated[
         str, typer.Option(help="Background score; LOW,HIGH marks scores between the two as unsure (255).")
-    ] = "0.4",
+    ] = "0.32",
     clean: Annotated[
         bool,
         typer.Option("--clean", help="Clean the mask of each threshold by a dense CRF (extra `crf`), as IRN does."),
