@@ -13,12 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def transformer(model: Any, tiles: Tensor, matrices: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+def transformer(
+    model: Any, tiles: Tensor, kept: Callable[[Tensor], Tensor] = lambda matrix: matrix
+) -> tuple[Tensor, list[Tensor]]:
     """Tiles (T, 3, tile, tile) -> class maps (T, K, g, g) and all attention matrices (T, heads, N, N).
 
-    ``matrices`` is the list that takes them.
+    ``kept`` says what is kept of a matrix: here all of it.
     """
-    vit, matrices = model.backbone, [] if matrices is None else matrices
+    vit, matrices = model.backbone, []
 
     def blocks(x: Tensor) -> Tensor:
         for block in vit.blocks:
@@ -26,7 +28,7 @@ def transformer(model: Any, tiles: Tensor, matrices: list[Tensor] | None = None)
             t, n, d = y.shape
             q, k, v = layer.qkv(y).reshape(t, n, 3, layer.num_heads, d // layer.num_heads).permute(2, 0, 3, 1, 4)
             matrix = (q @ k.transpose(-2, -1) * layer.scale).softmax(dim=-1)
-            matrices.append(matrix)
+            matrices.append(kept(matrix))
             x = x + layer.proj((matrix @ v).transpose(1, 2).reshape(t, n, d))
             x = x + block.mlp(block.norm2(x))
         return x

@@ -35,21 +35,9 @@ GROUPS = {  # operators by their first letters
 
 def without_matrices(model: Any, tiles: Tensor) -> tuple[Tensor, Tensor]:
     """The baseline's own transformer, which here lets go of each matrix but for the class token's row."""
-    rows = _Rows(model.prefix)
-    maps, _ = transformer(model, tiles, rows)
-    attention = torch.stack(list(rows)).sum(dim=0) ** model.attention_power
+    maps, rows = transformer(model, tiles, kept=lambda matrix: matrix[:, :, 0, model.prefix :].mean(dim=1))
+    attention = torch.stack(rows).sum(dim=0) ** model.attention_power
     return maps, attention.reshape(-1, 1, *maps.shape[2:])
-
-
-class _Rows(list):
-    """A list that keeps of a matrix (T, heads, N, N) its first row, averaged over the heads."""
-
-    def __init__(self, prefix: int) -> None:
-        super().__init__()
-        self.prefix = prefix
-
-    def append(self, matrix: Tensor) -> None:
-        super().append(matrix[:, :, 0, self.prefix :].mean(dim=1))
 
 
 def fused(model: Any, tiles: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 python benchmarks/wsol.py --cub CUB_200_2011 --vit VIT.safetensors --cnn CNN.safetensors --out runs --rows bundled
 
 A tenth of the training photos of each class is held back: its boxes chose how the pseudo masks are made and choose the
-thresholds, nothing else.  Boxes of other photos are looked at once, at the end, with the last epoch's weights.  Each
+thresholds, nothing else.  Boxes of other photos are looked at once a row, with the last epoch's weights.  Each
 row goes to docs/records/; started again after it was stopped, a run goes on where it was.
 
 The row "bundled" is the transformer of crt_vit_t16.cub50: after a run on labels it learns from pseudo masks, which are
