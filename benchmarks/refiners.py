@@ -28,9 +28,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import crt
-from crt.cam import CAMExtractor, CAMResult, normalise
+from crt.cam import PRESETS, CAMExtractor, CAMResult, normalise
 from crt.cam.functional import resize
-from crt.cli.report import write_record
+from crt.cli.report import seen_by, write_record
 from crt.data import load_mask
 
 RECORDS = Path(__file__).parents[1] / "docs" / "records"
@@ -131,8 +131,6 @@ def write(records: Path, name: str, curves: Curves, seconds: dict[str, float], *
             refiner=name,
             list=split,
             photos=len(data),
-            flip=True,
-            bf16=True,
             threshold=round(threshold, 3),
             threshold_rule=f"best on {first}",
             miou=miou,
@@ -151,7 +149,7 @@ def main(
     voc: Annotated[Path, typer.Option(help="Folder in the VOC layout.")] = Path("VOC2012"),
     lists: Annotated[str, typer.Option(help="Its lists; the first one chooses the threshold.")] = "train",
     model: str = "crt_vit_t16.voc9k",
-    scales: str = "0.5,1,1.5",
+    preset: str = "fast",
     records: Annotated[Path, typer.Option(help="Folder for the records.")] = RECORDS,
     again: Annotated[bool, typer.Option("--again", help="Measure what has been measured.")] = False,
     memory_size: Annotated[str, typer.Option(help="HEIGHT,WIDTH of the photo for the peak memory.")] = "375,500",
@@ -169,12 +167,12 @@ def main(
         return
     height, width = (int(side) for side in memory_size.split(","))
     peaks = {n: 0.0 if refiner == SEED else peak(refiner, model, height, width) for n, refiner in todo.items()}
-    factors = tuple(float(scale) for scale in scales.split(","))
-    extractor = CAMExtractor(crt.create_model(model, pretrained=True), scales=factors)
+    extractor = CAMExtractor(crt.create_model(model, pretrained=True), **PRESETS[preset])
+    seen = {"preset": preset, **seen_by(extractor, bf16=True)}
     curves, seconds = measure(extractor, Lists(voc, lists.split(",")), todo)
     for name, refiner in todo.items():
         memory = {"peak_memory_mb": peaks[name], "peak_memory_photo": [height, width], "peak_memory_maps": 2}
-        place = {"model": model, "root": voc.name, "scales": factors, "weights_sha256": weights(refiner)}
+        place = {"model": model, "root": voc.name, **seen, "weights_sha256": weights(refiner)}
         write(records, name, curves[name], seconds[name], **place, **memory)
 
 

@@ -13,8 +13,8 @@ import typer
 from _seeds import Curves, Lists, levels, per_threshold
 
 import crt
-from crt.cam import CAMExtractor
-from crt.cli.report import write_record
+from crt.cam import PRESETS, CAMExtractor
+from crt.cli.report import seen_by, write_record
 from crt.metrics.seeds import seeds_of_model
 
 
@@ -25,11 +25,11 @@ def main(
     suffix: Annotated[str, typer.Option(help="Ending of the records' names, before .json.")] = "",
     model: str = "crt_vit_t16.voc9k",
     folder: Annotated[Path | None, typer.Option(help="Weights to measure in the model's place.")] = None,
-    scales: str = "0.5,1,1.5",
+    preset: str = "fast",
 ) -> None:
     curves = Curves(Lists(voc, lists.split(",")), levels(0.01, 69))
     network = crt.create_model(f"local-dir:{folder}" if folder else model, pretrained=True)
-    extractor = CAMExtractor(network, scales=tuple(float(scale) for scale in scales.split(",")))
+    extractor = CAMExtractor(network, **PRESETS[preset])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         curves.add_all(seeds_of_model(extractor, curves.lists.photos))
     for name, curve in curves.of.items():
@@ -41,9 +41,8 @@ def main(
             root=voc.name,
             list=name,
             photos=len(curves.lists.data[name]),
-            scales=extractor.scales,
-            flip=True,
-            bf16=True,
+            preset=preset,
+            **seen_by(extractor, bf16=True),
             threshold_rule="best on this list",
             threshold=round(threshold, 6),
             miou=best,

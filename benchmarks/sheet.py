@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 import crt
 from crt._files import whole_file
-from crt.cam import CAMExtractor, mask_from_cam, normalise
-from crt.cli.report import write_record
+from crt.cam import PRESETS, CAMExtractor, mask_from_cam
+from crt.cli.report import seen_by, write_record
 from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
 from crt.data.voc import VOCPhoto
 from crt.metrics import confusion_matrix, error_rates, iou_per_class, mean_iou
@@ -39,7 +39,7 @@ def both_maps(
 ) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
     """The seed's maps, the refined ones, and their classes, of each photo."""
     for result in extractor.stream((Image.open(photo.image), photo.labels) for photo in photos):
-        yield result.maps, normalise(refiner(result.pixels[None], result.maps[None])[0]), result.labels
+        yield result.maps, result.refined(refiner).maps, result.labels
 
 
 def spread(scores: Tensor, count: int, seed: int) -> list[int]:
@@ -98,7 +98,7 @@ def main(
     split: Annotated[str, typer.Option("--list", help="Its list.")] = "train_allclass",
     refine: Annotated[str, typer.Option(help="A refiner, or several joined by +.")] = "pamr",
     model: str = "crt_vit_t16.voc9k",
-    scales: str = "0.5,1,1.5",
+    preset: str = "fast",
     photos: Annotated[bool, typer.Option("--photos", help="Draw photo and truth too.")] = False,
     columns: int = 4,
     height: Annotated[int, typer.Option(help="Of a mask, in pixels.")] = 110,
@@ -107,7 +107,7 @@ def main(
 ) -> None:
     data, network = VOCSegmentation(voc, split), crt.create_model(model, pretrained=True)
     refiner = crt.create_refiner(refine, pretrained=True, model=network)
-    extractor = CAMExtractor(network, scales=tuple(float(scale) for scale in scales.split(",")))
+    extractor = CAMExtractor(network, **PRESETS[preset])
 
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         refined = ((maps, labels) for _, maps, labels in both_maps(extractor, refiner, data))
@@ -135,7 +135,7 @@ def main(
             "root": voc.name,
             "list": split,
         }
-        how = {"photos": len(data), "scales": extractor.scales, "flip": True, "bf16": True}
+        how = {"photos": len(data), "preset": preset, **seen_by(extractor, bf16=True)}
         found = errors(data, report.curve.confusion()[place], scores)
         rule = {"threshold": round(threshold, 3), "threshold_rule": "best on this list", "miou": best}
         write_record(record, **what, **how, **rule, **found)

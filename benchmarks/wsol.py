@@ -27,7 +27,7 @@ from crt.cam import CAMExtractor
 from crt.cli.report import write_record
 from crt.data import CUBLocalisation, LabelledPhotos, load_mask, save_mask
 from crt.metrics import BoxReport, measure_boxes
-from crt.models import CRT, DualBranch
+from crt.models import CRT
 from crt.pseudo import make_pseudo_masks
 from crt.train import CAMRecipe, build_branches, make_recipe
 
@@ -42,6 +42,7 @@ class Row(NamedTuple):
     cnn: bool
     masks: bool = False
     square: int = 224  # pixels a side to which photos are resized for measuring
+    refined: bool = False  # by PAMR
 
     @property
     def recipes(self) -> list[CAMRecipe]:
@@ -72,15 +73,19 @@ def split(cub: Path) -> tuple[LabelledPhotos, CUBLocalisation]:
 
 
 def last_of(row: Row, photos: LabelledPhotos, vit: Path, cnn: Path, out: Path) -> CRT:
-    """The transformer after the last run of the row."""
+    """The transformer after the last run of the row; runs that are done are left as they are."""
     first, *second = row.recipes
-    model = build_branches(first, photos.class_names, backbone_checkpoint=vit, cnn_checkpoint=cnn)
-    result = run(model, photos, out / "labels", first)
+    last = out / "labels"
+    if not (last / "model").exists():
+        start = build_branches(first, photos.class_names, backbone_checkpoint=vit, cnn_checkpoint=cnn)
+        trained(start, photos, last, first)
     for recipe in second:
-        pseudo_masks(photos, out)
-        model = build_branches(recipe, photos.class_names, start=out / "labels" / "model")
-        result = run(model, photos.with_masks(out / "pseudo"), out / "masks", recipe)
-    return result
+        before, last = last, out / "masks"
+        if not (last / "model").exists():
+            pseudo_masks(photos, out)
+            start = build_branches(recipe, photos.class_names, start=before / "model")
+            trained(start, photos.with_masks(out / "pseudo"), last, recipe)
+    return crt.create_model(f"local-dir:{last / 'model'}", pretrained=True)
 
 
 def pseudo_masks(photos: LabelledPhotos, out: Path) -> None:
@@ -104,16 +109,11 @@ def pseudo_masks(photos: LabelledPhotos, out: Path) -> None:
             save_mask(np.where((mask == 0) | (mask == 255), mask, photo.labels[0] + 1).astype(np.uint8), temporary)
 
 
-def run(model: DualBranch, photos: LabelledPhotos, out: Path, recipe: CAMRecipe) -> CRT:
-    if (out / "model").exists():
-        return crt.create_model(f"local-dir:{out / 'model'}", pretrained=True)
-    return trained(model, photos, out, recipe)
-
-
-def measured(model: CRT, data: CUBLocalisation, threshold: float, square: int) -> BoxReport:
+def measured(model: CRT, data: CUBLocalisation, threshold: float, row: Row) -> BoxReport:
     """Of photos squeezed into a square, as usual in this task, with their mirror images."""
+    how = {"square": row.square, "refiner": crt.create_refiner("pamr") if row.refined else None}
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        return measure_boxes(CAMExtractor(model), data, threshold, thresholds=THRESHOLDS, square=square, progress=show)
+        return measure_boxes(CAMExtractor(model), data, threshold, thresholds=THRESHOLDS, progress=show, **how)
 
 
 def main(
@@ -130,10 +130,10 @@ def main(
             print(f"{record} is there")
             continue
         model = last_of(row, photos, vit, cnn, out / name.removesuffix("_224"))
-        chosen = measured(model, held, 0.5, row.square).curve.compute()
+        chosen = measured(model, held, 0.5, row).curve.compute()
         place = int(chosen["box_acc"][:, 1].argmax())  # at IoU 0.5
         threshold = THRESHOLDS[place]
-        found = measured(model, test, threshold, row.square)
+        found = measured(model, test, threshold, row)
         scores, curve = found.localisation.compute(), found.curve.compute()
         write_record(
             record,
@@ -150,6 +150,7 @@ def main(
             classes=len(test.class_names),
             resolution=f"{row.square} x {row.square}",
             flip=True,
+            refiner="pamr" if row.refined else None,
             bf16=True,
             threshold=threshold,
             threshold_rule=f"best on {len(held)} training photos held back",

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from crt._files import whole_file
-from crt.cam import CAMExtractor, CAMResult, mask_from_cam, normalise
+from crt.cam import CAMExtractor, CAMResult, mask_from_cam
 from crt.data import LabelledPhoto, LabelledPhotos, save_mask
 
 __all__ = ["PseudoReport", "make_pseudo_masks"]
@@ -137,10 +137,7 @@ def _mask(
     result: CAMResult, refiner: nn.Module | None, low: float, high: float, clean: Cleaner | None = None
 ) -> Tensor:
     """(H, W) uint8."""
-    cam = result.cam
-    if refiner is not None and len(cam):
-        with torch.inference_mode():
-            cam = normalise(refiner(result.pixels[None], cam[None])[0])
+    cam = (result if refiner is None else result.refined(refiner)).cam
     if clean is not None and len(cam):
         return _cleaned(result, cam, low, high, clean)
     mask = mask_from_cam(cam, result.labels, high)

@@ -22,6 +22,7 @@ from crt.metrics import (
     measure_boxes,
     min_max,
 )
+from crt.refine import PAMR
 
 THRESHOLDS = [0.0, 0.1, 0.25, 0.5, 0.75, 1.0]
 
@@ -234,11 +235,11 @@ def test_wrong_input_is_named(call, message):
 # A model on a list
 
 
-@pytest.mark.parametrize("square", [None, 64])
-def test_a_list_is_measured_as_its_photos_are(tiny, cub, square):
+@pytest.mark.parametrize(("square", "refiner"), [(None, None), (64, None), (64, PAMR())])
+def test_a_list_is_measured_as_its_photos_are(tiny, cub, square, refiner):
     data, extractor = CUBLocalisation(cub, "test"), CAMExtractor(tiny)
     tiny.train()
-    report = measure_boxes(extractor, data, 0.3, square=square, progress=lambda items, total: items)
+    report = measure_boxes(extractor, data, 0.3, square=square, refiner=refiner, progress=lambda items, _: items)
     assert tiny.training
     tiny.eval()
     fixed = Localisation(0.3)
@@ -252,6 +253,7 @@ def test_a_list_is_measured_as_its_photos_are(tiny, cub, square):
         with torch.no_grad():
             logits = tiny(views).mean(dim=0)
         (result,) = extractor(seen, [name])
+        result = result if refiner is None else result.refined(refiner)
         fixed.update(result.maps[0], torch.from_numpy(truth), logits, tiny.class_names.index(name))
         expected = slow_overlaps(result.maps[0].numpy(), truth, 0.3)[0]
         assert report.overlaps[place] == pytest.approx(expected, abs=1e-3)

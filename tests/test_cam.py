@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors import safe_open
+from torch.nn import functional as F
 
 from crt.cam import CAMExtractor, class_attention, merge_scales, normalise
 from crt.models import CRT
@@ -360,6 +361,20 @@ def test_result(model, photo, tmp_path):
     with pytest.raises(OSError):
         result.save(tmp_path / "no folder" / "maps.safetensors")
     assert [p.name for p in tmp_path.iterdir()] == ["maps.safetensors"]
+
+
+def test_refined_result(model, photo):
+    def smooth(image, cam):
+        assert image.shape == (1, 3, 100, 150) and cam.shape == (1, 2, 100, 150) and cam.max() <= 1
+        return 0.5 * F.avg_pool2d(cam, 9, stride=1, padding=4)
+
+    (raw,) = CAMExtractor(model, normalize=False)(photo, [["dog", "person"]])
+    refined = raw.refined(smooth)
+    assert refined.labels == raw.labels and refined.normalized and torch.equal(refined.pixels, photo)
+    expected = F.avg_pool2d(raw.cam[None], 9, stride=1, padding=4)[0]
+    torch.testing.assert_close(refined.maps, expected / expected.amax(dim=(1, 2), keepdim=True), rtol=1e-3, atol=1e-4)
+    (empty,) = CAMExtractor(model)(photo, [[]])
+    assert empty.refined(smooth) is empty
 
 
 @pytest.mark.parametrize(

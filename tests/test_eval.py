@@ -9,10 +9,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from crt import create_model
+from crt.cam import CAMExtractor
 from crt.cli.report import worst
-from crt.data import VOC_CLASSES, load_mask, save_mask
-from crt.metrics import load_maps
+from crt.data import VOC_CLASSES, VOCSegmentation, load_mask, save_mask
+from crt.metrics import load_maps, measure_seeds, seed_curve
 from crt.models import CRT
+from crt.refine import PAMR
 
 from .conftest import TINY
 from .test_cli import run
@@ -71,6 +74,22 @@ def test_cam_from_a_model_names_its_worst(model, voc, tmp_path):
     assert record["threshold_rule"] == "given" and record["labels"] == "their own labels"
     assert {entry["name"] for entry in record["worst"]} == {"a", "b"}
     assert is_png(tmp_path / "w.png")
+
+
+def test_refined_maps_of_a_model_are_measured(model, voc, tmp_path):
+    photos, network = VOCSegmentation(voc, "train"), create_model(model, pretrained=True)
+    results = [CAMExtractor(network)(Image.open(photo.image), [photo.labels])[0] for photo in photos]
+    better = ((result.refined(PAMR()).maps, result.labels) for result in results)
+    expected = measure_seeds(better, photos, [0.3]).curve.best()[1]
+    assert expected != pytest.approx(seed_curve(CAMExtractor(network), photos, [0.3]).best()[1])
+
+    measure = ["eval", "cam", "--root", voc, "--list", "train", "--model", model, "--scales", "1"]
+    done = run(*measure, "--thresholds", "0.3", "--refine", "pamr", "--json", tmp_path / "r.json")
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert (record["measure"], record["refiner"]) == ("refined mIoU", "pamr")
+    assert record["miou"] == pytest.approx(expected)
+    assert "refined by pamr on train" in " ".join(done.output.split())
 
 
 def test_saved_results_measure_as_the_model_does(model, voc, tmp_path):
@@ -133,6 +152,10 @@ def test_boxes(birds, cub, tmp_path):
     text = " ".join(done.output.split())
     assert f"GT-known {100 * record['gt_known']:.2f}" in text and "threshold 0.200 (given)" in text
     assert is_png(files["p.png"]) and is_png(files["w.png"])
+    refined = run("eval", "boxes", "--root", cub, "--model", birds, "--refine", "pamr", "--json", files["r.json"])
+    assert refined.exit_code == 0, refined.output
+    assert json.loads(files["r.json"].read_text())["refiner"] == "pamr"
+    assert "refined by pamr on test" in " ".join(refined.output.split())
     done = run("eval", "boxes", "--root", cub, "--model", birds, "--list", "train")
     assert done.exit_code == 0, done.output
     assert "(the model's)" in done.output and "photos' own resolution" in done.output
@@ -148,6 +171,8 @@ def test_boxes(birds, cub, tmp_path):
         (["masks", "--root", "{voc}", "--list", "train", "--masks", "/nowhere"], "no mask of 'a'"),
         (["cam", "--root", "{voc}", "--list", "train", "--maps", "/nowhere"], "no maps of 'a'"),
         (["cam", "--root", "{voc}", "--list", "train", "--maps", "/n", "--model", "m"], "either --model or --maps"),
+        (["cam", "--root", "{voc}", "--list", "train", "--maps", "/n", "--refine", "pamr"], "--refine is for"),
+        (["cam", "--root", "{voc}", "--list", "train", "--model", "{model}", "--refine", "pram"], "mean 'pamr'"),
         (["cam", "--root", "{voc}", "--list", "train", "--plot", "/nowhere/p.png"], "--plot /nowhere/p.png"),
     ],
 )

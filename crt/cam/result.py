@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from crt import viz
 from crt._files import write_tensors
@@ -54,6 +54,18 @@ class CAMResult:
             threshold: score of the background, 0 to 1; None takes the model's.
         """
         return mask_from_cam(self.cam, self.labels, self.seed_threshold if threshold is None else threshold)
+
+    def refined(self, refiner: nn.Module) -> "CAMResult":
+        """The same photo with refined maps, normalised again; without labels there is nothing to refine.
+
+        Args:
+            refiner: as ``crt.create_refiner`` makes it, ``refiner(image, cam) -> cam``, on the maps' device.
+        """
+        if not self.labels:
+            return self
+        with torch.no_grad():
+            maps = normalise(refiner(self.pixels[None], self.cam[None])[0])
+        return dataclasses.replace(self, maps=maps, normalized=True)
 
     def boxes(self, threshold: float | None = None) -> dict[str, tuple[int, int, int, int]]:
         """The box around each class's largest component, by name.

@@ -26,6 +26,7 @@ Stride = Annotated[
 ]
 BFloat16 = Annotated[bool, typer.Option(help="Compute in bfloat16 (autocast).")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Tiles computed at once, over scales and photos.")]
+Refine = Annotated[str, typer.Option(help="Refiners joined by + (pamr, irn_lite0 ...), local-dir:RUN/model, or none.")]
 
 Images = Annotated[
     Path | None, typer.Option(help="A folder of photos: with --labels, or with a subfolder for each class.")
@@ -77,6 +78,13 @@ def load_model(model: str, device: str) -> Any:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
     return crt.create_model(model, pretrained=True).to(target)
+
+
+def load_refiner(refine: str, network: Any, device: str) -> Any:
+    """None for "none"."""
+    from crt.refine import create_refiner
+
+    return None if refine == "none" else create_refiner(refine, pretrained=True, model=network).to(device)
 
 
 def make_extractor(

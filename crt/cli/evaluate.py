@@ -14,10 +14,12 @@ from crt.cli.common import (
     Flip,
     Model,
     Preset,
+    Refine,
     Scales,
     Stride,
     autocast,
     load_model,
+    load_refiner,
     make_extractor,
     one_line_errors,
     progress_bar,
@@ -52,6 +54,7 @@ def eval_cam(
     scales: Scales = None,
     flip: Flip = None,
     stride: Stride = None,
+    refine: Refine = "none",
     thresholds: Annotated[
         str, typer.Option(help="Background scores: FIRST:LAST:STEP, or one number to measure at that alone.")
     ] = "0.02:0.60:0.02",
@@ -71,15 +74,20 @@ def eval_cam(
         report.check_outputs(plot, json=record, worst=worst)
         if maps is not None and model is not None:
             raise ValueError("give either --model or --maps.")
+        if maps is not None and refine != "none":
+            raise ValueError("--refine is for a --model's maps; saved --maps are measured as they are.")
         levels = report.numbers(thresholds, "--thresholds", "0.02:0.6:0.02")
         data, name = VOCSegmentation(root, split), model or "crt_vit_t16"
         device = device if maps is None else "cpu"
         extractor: Any = None
+        refiner: Any = None
         if maps is None:
-            extractor = make_extractor(load_model(name, device), batch_size, scales, flip, stride, preset)
+            network = load_model(name, device)
+            refiner = load_refiner(refine, network, device)
+            extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
 
         def seeds(photos: Any) -> Any:
-            return seeds_of_model(extractor, photos) if maps is None else seeds_of_folder(maps, photos)
+            return seeds_of_model(extractor, photos, refiner) if maps is None else seeds_of_folder(maps, photos)
 
         with autocast(device, bf16):
             found = measure_seeds(seeds(data), data, levels, progress=progress_bar)
@@ -90,8 +98,10 @@ def eval_cam(
         iou, (fp, fn) = iou_per_class(confusion), error_rates(confusion)
         rule = "best on this list" if len(levels) > 1 else "given"
         labels = "their own labels" if maps is None else "the labels saved with the maps"
+        kind = "seed mIoU" if refiner is None else "refined mIoU"
+        source = f"{name}{_after(refine)}" if maps is None else maps
         title = (
-            f"seed mIoU {100 * best:.2f} of {name if maps is None else maps} on {split} ({len(data)} photos, {labels}, "
+            f"{kind} {100 * best:.2f} of {source} on {split} ({len(data)} photos, {labels}, "
             f"masks' resolution), background threshold {threshold:.3f} ({rule}); "
             f"over the classes FP {report.percent(float(fp[1:].nanmean()))}, "
             f"FN {report.percent(float(fn[1:].nanmean()))}"
@@ -99,14 +109,14 @@ def eval_cam(
         names = ["background", *VOC_CLASSES]
         report.show(title, {"IoU": iou.tolist(), "FP": fp.tolist(), "FN": fn.tolist()}, names)
         low = report.worst(data.names, found.photos[:, place])
-        report.write_plot(plot, title, "background threshold", levels, {"seed mIoU": curve.tolist()})
+        report.write_plot(plot, title, "background threshold", levels, {kind: curve.tolist()})
         rows = sheets.seed_rows(data, low, seeds, threshold)
         with autocast(device, bf16):
             report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
         report.write_record(
             record,
-            measure="seed mIoU",
-            **({"model": name} if maps is None else {"maps": maps.name}),
+            measure=kind,
+            **({"model": name, "refiner": refine} if maps is None else {"maps": maps.name}),
             root=root.name,
             list=split,
             photos=len(data),
@@ -184,6 +194,7 @@ def eval_boxes(
     ] = None,
     scales: Scales = "1",
     flip: Flip = True,
+    refine: Refine = "none",
     bf16: BFloat16 = False,
     device: Device = "cpu",
     batch_size: BatchSize = 16,
@@ -199,18 +210,22 @@ def eval_boxes(
         report.check_outputs(plot, json=record, worst=worst)
         levels, data = report.numbers(thresholds, "--thresholds", "0:0.99:0.01"), CUBLocalisation(root, split)
         network = load_model(model, device)
+        refiner = load_refiner(refine, network, device)
         extractor = make_extractor(network, batch_size, scales, flip)
         share, rule = (network.seed_threshold, "the model's") if threshold is None else (threshold, "given")
         with autocast(device, bf16):
-            found = measure_boxes(extractor, data, share, thresholds=levels, square=square, progress=progress_bar)
+            found = measure_boxes(
+                extractor, data, share, thresholds=levels, square=square, refiner=refiner, progress=progress_bar
+            )
         fixed, curve = found.localisation.compute(), found.curve.compute()
         resolution = f"photos seen at {square} x {square}" if square else "photos' own resolution"
         percent = {name: report.percent(float(value), 2) for name, value in fixed.items()}
         best = float(curve["max_box_acc"][1])
         title = (
-            f"{model} on {split} of {root.name} ({len(data)} photos, {resolution}), threshold {share:.3f} ({rule}), "
-            f"IoU 0.5: GT-known {percent['gt_known']}, localisation Top-1 {percent['top1_loc']}, "
-            f"Top-5 {percent['top5_loc']}; classification Top-1 {percent['top1_cls']}, Top-5 {percent['top5_cls']}; "
+            f"{model}{_after(refine)} on {split} of {root.name} ({len(data)} photos, {resolution}), "
+            f"threshold {share:.3f} ({rule}), IoU 0.5: GT-known {percent['gt_known']}, "
+            f"localisation Top-1 {percent['top1_loc']}, Top-5 {percent['top5_loc']}; "
+            f"classification Top-1 {percent['top1_cls']}, Top-5 {percent['top5_cls']}; "
             f"MaxBoxAcc {100 * best:.2f} at {float(curve['threshold'][1]):.3f} (best on this list), "
             f"MaxBoxAccV2 {100 * float(curve['max_box_acc_v2']):.2f} (each IoU's best on this list)"
         )
@@ -228,6 +243,7 @@ def eval_boxes(
             record,
             measure="localisation",
             model=model,
+            refiner=refine,
             root=root.name,
             list=split,
             photos=len(data),
@@ -248,6 +264,10 @@ def eval_boxes(
             },
             worst=[{"name": photo, "iou": report.share(score)} for _, photo, score in low],
         )
+
+
+def _after(refine: str) -> str:
+    return "" if refine == "none" else f" refined by {refine}"
 
 
 def _worst_title(low: Sequence[Any], title: str) -> str:

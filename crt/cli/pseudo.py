@@ -17,6 +17,7 @@ from crt.cli.common import (
     Labels,
     Model,
     Preset,
+    Refine,
     Scales,
     Split,
     Stride,
@@ -25,6 +26,7 @@ from crt.cli.common import (
     factors,
     labelled_photos,
     load_model,
+    load_refiner,
     make_extractor,
     one_line_errors,
     out,
@@ -40,7 +42,7 @@ def pseudo(
     cub: CUB = None,
     split: Split = None,
     model: Model = "crt_vit_t16",
-    refine: Annotated[str, typer.Option(help="Refiners joined by +, local-dir:RUN/model, or none.")] = "pamr",
+    refine: Refine = "pamr",
     threshold: Annotated[
         str, typer.Option(help="Background score; LOW,HIGH marks scores between the two as unsure (255).")
     ] = "0.32",
@@ -62,7 +64,7 @@ def pseudo(
     """
     with one_line_errors():
         from crt.pseudo import make_pseudo_masks
-        from crt.refine import create_refiner, crf_labels
+        from crt.refine import crf_labels
 
         levels: Any = factors(threshold, "--threshold")
         if len(levels) > 2:
@@ -74,7 +76,7 @@ def pseudo(
         photos = labelled_photos(images, labels, voc, cub, split, class_names=network.class_names, unusable=unusable)
         if network.class_names is None or list(network.class_names) != photos.class_names:
             raise ValueError(f"{model} knows the classes {network.class_names}, the photos' are {photos.class_names}.")
-        refiner = None if refine == "none" else create_refiner(refine, pretrained=True, model=network).to(device)
+        refiner = load_refiner(refine, network, device)
         extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
         with autocast(device, bf16):
             report = make_pseudo_masks(

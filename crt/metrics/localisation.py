@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from crt.data import CUBLocalisation
 from crt.metrics.boxes import best_overlaps, component_boxes, largest_boxes, min_max
@@ -42,6 +42,7 @@ def measure_boxes(
     thresholds: Sequence[float] | None = None,
     iou: float = 0.5,
     square: int | None = None,
+    refiner: nn.Module | None = None,
     progress: Progress = silent,
 ) -> BoxReport:
     """Localisation of a list by a model: boxes of the maps of the photos' own classes, Top-k by the model's logits.
@@ -57,6 +58,7 @@ def measure_boxes(
         iou: overlap that counts as found, for ``Localisation``.
         square: photos are seen resized to this many pixels a side (usual for CUB: 224), and true boxes with them; None
             sees them as they are.
+        refiner: makes the maps better before their boxes are taken (``crt.create_refiner``), or None.
         progress: wraps the photos and their number, to show how far it is.
 
     Raises:
@@ -72,7 +74,7 @@ def measure_boxes(
     labels = [names.index(name) for name in data.class_names]
     localisation, curve = Localisation(threshold, iou=iou), BoxCurve(thresholds)
     outcomes, overlaps, boxes = [], [], []
-    seen = _seen(extractor, data, labels, square)
+    seen = _seen(extractor, data, labels, square, refiner)
     for photo, (cam, factors, logits) in progress(zip(data, seen, strict=True), len(data)):
         truth, before = torch.tensor(photo.boxes, dtype=torch.float64) * factors, localisation.hits.clone()
         try:
@@ -88,7 +90,7 @@ def measure_boxes(
 
 
 def _seen(
-    extractor: Any, data: CUBLocalisation, labels: Sequence[int], square: int | None
+    extractor: Any, data: CUBLocalisation, labels: Sequence[int], square: int | None, refiner: nn.Module | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """For each photo the map of its class, the factors from the photo's pixels to the map's, and its logits."""
     pending: list[tuple[Tensor, Tensor]] = []
@@ -105,7 +107,7 @@ def _seen(
 
     for result in extractor.stream(pairs()):
         factor, logits = pending.pop(0)
-        yield result.maps[0].cpu(), factor, logits
+        yield (result if refiner is None else result.refined(refiner)).maps[0].cpu(), factor, logits
 
 
 def _logits(extractor: Any, pixels: np.ndarray) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
 from crt.data.voc import VOCPhoto
@@ -70,13 +70,14 @@ def seed_curve(
     return measure_seeds(seeds_of_model(extractor, data), data, thresholds, progress=progress).curve
 
 
-def seeds_of_model(extractor: Any, photos: Iterable[VOCPhoto]) -> Iterator[Seed]:
-    """The maps of photos, for their own labels; the model's classes must be VOC's."""
+def seeds_of_model(extractor: Any, photos: Iterable[VOCPhoto], refiner: nn.Module | None = None) -> Iterator[Seed]:
+    """The maps of photos, refined if asked, for their own labels; the model's classes must be VOC's."""
     names = extractor.model.class_names
     if names is None or tuple(names) != VOC_CLASSES:
         raise ValueError(f"the masks are of the 20 VOC classes in VOC's order, the model's classes are {names}.")
     results = extractor.stream((Image.open(photo.image), photo.labels) for photo in photos)
-    return ((result.maps, result.labels) for result in results)
+    seen = results if refiner is None else (result.refined(refiner) for result in results)
+    return ((result.maps, result.labels) for result in seen)
 
 
 def seeds_of_folder(folder: str | os.PathLike[str], photos: Iterable[VOCPhoto]) -> Iterator[Seed]:
