@@ -3,8 +3,9 @@
 python benchmarks/ablation.py --voc VOC2012 --vit VIT.safetensors --cnn CNN.safetensors --out runs
 
 Each row is trained with `crt.train` (labels only), measured on three lists and written to docs/records/.  Started again
-after it was stopped, it goes on where it was.  Rows with tiling see photos at scales 0.5 and 1; the row without sees
-each photo squeezed into one tile.  Both add the mirror image.  Average precision is of the photo in one tile.
+after it was stopped, it goes on where it was.  Rows with tiling see photos as the preset `fast` does, at its two
+smaller scales; the row without sees each photo squeezed into one tile.  Average precision is of the photo in one
+tile.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from _seeds import Curves, Lists, levels, per_threshold
 from _training import trained
 from PIL import Image
 
-from crt.cam import CAMExtractor
+from crt.cam import PRESETS, CAMExtractor
 from crt.cli.report import write_record
 from crt.data import LabelledPhotos, VOCSegmentation
 from crt.data.voc import VOCPhoto
@@ -29,7 +30,8 @@ from crt.train import CAMRecipe, build_branches, make_recipe
 
 RECORDS = Path(__file__).parents[1] / "docs" / "records"
 LISTS = ("train", "train_allclass", "val_animals")
-SCALES = (0.5, 1.0)
+SCALES = (0.44, 0.88)
+TILED = {**PRESETS["fast"], "scales": SCALES}
 
 
 class Row(NamedTuple):
@@ -57,12 +59,12 @@ def recipe_of(row: Row, epochs: int) -> CAMRecipe:
 def seeds(model: CRT, photos: Sequence[VOCPhoto], tiling: bool) -> Iterator[tuple[torch.Tensor, Sequence[int]]]:
     """Maps of photos and their classes."""
     if tiling:
-        yield from seeds_of_model(CAMExtractor(model, scales=SCALES), photos)
+        yield from seeds_of_model(CAMExtractor(model, **TILED), photos)
         return
     for photo in photos:
         image = Image.open(photo.image).convert("RGB")
         size = (image.height, image.width)
-        (result,) = CAMExtractor(model)(image.resize((model.tile, model.tile)), [photo.labels], size=size)
+        (result,) = CAMExtractor(model, flip=False)(image.resize((model.tile, model.tile)), [photo.labels], size=size)
         yield result.maps, result.labels
 
 
@@ -108,7 +110,8 @@ def main(
             seed=0,
             training_list=split,
             scales=SCALES if row.tiling else "one tile",
-            flip=True,
+            stride=TILED["stride"] if row.tiling else None,
+            flip=False,
             bf16=True,
             threshold=round(threshold, 3),
             threshold_rule="best on train",
