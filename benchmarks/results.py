@@ -23,6 +23,8 @@ from _speed import (
 )
 from _tables import MISSING, ROOT, machine, markdown, percent, records
 
+from crt.cam import PRESETS
+
 PAGES = [ROOT / "docs" / "results.md", ROOT / "README.md"]
 SPEED = ROOT / "docs" / "performance.md"
 LISTS = {
@@ -31,6 +33,14 @@ LISTS = {
     "val_animals": "photos of animals",
 }
 REFINERS = {"none": "seed", "pamr": "PAMR", "crf": "CRF", "attention": "attention", "irn_lite0": "random walk (IRN)"}
+
+
+def seen_as(r: dict) -> str:
+    """The preset, or the scales, with which a record's photos were seen."""
+    scales, flip = tuple(r["scales"]), r["flip"]
+    names = [name for name, preset in PRESETS.items() if (preset["scales"], preset["flip"]) == (scales, flip)]
+    plain = f"scales {', '.join(f'{scale:g}' for scale in scales)}, {'with' if flip else 'no'} mirror"
+    return f"`{names[0]}`" if names else plain
 
 
 def chosen_threshold(model: str) -> str:
@@ -43,13 +53,12 @@ def seeds() -> str:
     """A row a record of `crt eval cam`."""
     rows = []
     for r in sorted(records(), key=lambda r: (r["model"], len(r["scales"]), list(LISTS).index(r["list"]))):
-        scales = ", ".join(f"{scale:g}" for scale in r["scales"]) + (", yes" if r["flip"] else ", no")
         chosen = chosen_threshold(r["model"])
         of_train = f"**{percent(r['curve'][chosen])}** at {float(chosen):.2f}"
         own = f"{percent(r['miou'])} at {r['threshold']:.2f}"
         photos = f"`{r['list']}` ({r['photos']}; {LISTS[r['list']]})"
-        rows.append((f"`{r['model']}`", photos, scales, of_train, own))
-    columns = ("model", "list (photos)", "scales, mirror", "seed mIoU, threshold best on `train`")
+        rows.append((f"`{r['model']}`", photos, seen_as(r), of_train, own))
+    columns = ("model", "list (photos)", "seen", "seed mIoU, threshold best on `train`")
     return markdown((*columns, "best on the list itself"), rows)
 
 
@@ -93,8 +102,7 @@ def refiners() -> str:
     size = " x ".join(map(str, one["peak_memory_photo"]))
     columns = ["maps", *(f"mIoU, `{name}` ({seed[name]['photos']})" for name in lists)]
     columns += ["threshold", "s a photo, median (mean)", "peak memory, MB"]
-    scales = ", ".join(f"{scale:g}" for scale in one["scales"])
-    note = f"Seeds of `{one['model']}` at scales {scales} with mirror. Peak memory on a photo of {size} pixels. "
+    note = f"Seeds of `{one['model']}`, {seen_as(one)}. Peak memory on a photo of {size} pixels. "
     return f"{markdown(columns, rows)}\n\n{note}{machine(one)}."
 
 

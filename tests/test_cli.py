@@ -71,7 +71,7 @@ def test_predicted_labels_and_threshold(model, tmp_path):
         (["--labels", " , "], "names no class"),
         (["--scales", "a"], "--scales 'a'"),
         (["--scales", "0"], "above 0"),
-        (["--preset", "quick"], "paper, balanced, fast"),
+        (["--preset", "quick"], "paper, fast"),
         (["--stride", "24"], "multiple of the model's patch"),
         (["--device", "gpu7"], "--device gpu7"),
         (["--device", "cuda:99"], "--device cuda:99"),

@@ -41,16 +41,16 @@ def test_presets_are_arguments(tiny, photo):
         assert torch.equal(result.maps[0], tiny.cam(photo, [1], **settings)[0, 1]), name
 
 
-def test_a_preset_costs_less_than_the_one_before(tiny, photo):
+def test_fast_costs_less_than_the_papers_setting(tiny, photo):
     tiles = []
     original = tiny.tile_maps
     tiny.tile_maps = lambda batch: (tiles.append(len(batch)), original(batch))[1]
     counts = []
-    for name in ("paper", "balanced", "fast"):
+    for name in PRESETS:
         tiles.clear()
         tiny.cam(photo, [1], **PRESETS[name])
         counts.append(sum(tiles))
-    assert counts[0] > counts[1] > counts[2]
+    assert counts[0] > 8 * counts[1]
 
 
 class Copies(TorchDispatchMode):

@@ -33,7 +33,7 @@ def cam(
         str | None, typer.Option(help="Classes in the photos, separated by commas; without it they are predicted.")
     ] = None,
     model: Model = "crt_vit_t16",
-    preset: Preset = "balanced",
+    preset: Preset = "fast",
     scales: Scales = None,
     flip: Flip = None,
     stride: Stride = None,

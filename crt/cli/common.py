@@ -12,7 +12,7 @@ from rich.progress import track
 
 out, err = Console(), Console(stderr=True)
 
-Preset = Annotated[str, typer.Option(help="How photos are seen: paper, balanced or fast (docs/performance.md).")]
+Preset = Annotated[str, typer.Option(help="How photos are seen: paper or fast (docs/performance.md).")]
 Scales = Annotated[
     str | None, typer.Option(help="Factors at which photos are seen, separated by commas; none: the preset's.")
 ]

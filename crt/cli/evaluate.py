@@ -50,7 +50,7 @@ def eval_cam(
         Path | None,
         typer.Option(help="Measure saved maps instead: a folder of NAME.cam.safetensors, as `crt cam` writes them."),
     ] = None,
-    preset: Preset = "balanced",
+    preset: Preset = "fast",
     scales: Scales = None,
     flip: Flip = None,
     stride: Stride = None,

@@ -50,7 +50,7 @@ def pseudo(
         bool,
         typer.Option("--clean", help="Clean the mask of each threshold by a dense CRF (extra `crf`), as IRN does."),
     ] = False,
-    preset: Preset = "balanced",
+    preset: Preset = "fast",
     scales: Scales = None,
     flip: Flip = None,
     stride: Stride = None,
