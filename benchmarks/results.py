@@ -140,7 +140,7 @@ def wsol() -> str:
 
 def errors() -> str:
     """Where refined masks are wrong, from the record of benchmarks/sheet.py: by class, then groups of photos."""
-    found = records("masks_pamr_train_allclass.json")
+    found = records("masks_irn_lite0_train_allclass.json")
     if not found:
         return MISSING
     r = found[0]

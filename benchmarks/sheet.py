@@ -1,7 +1,7 @@
 """Twenty photos of a list, from the best masks to the worst: the seed's mask and the refined one, with their mIoU.
 
-python benchmarks/sheet.py --voc VOC2012 --list train_allclass --refine pamr --out docs/masks.jpg \\
-  --json docs/records/masks_pamr_train_allclass.json
+python benchmarks/sheet.py --voc VOC2012 --list train_allclass --out docs/masks.jpg \\
+  --json docs/records/masks_irn_lite0_train_allclass.json
 
 The photos are drawn at random (--seed) from twenty equal parts of the list, which is ranked by the mIoU of each photo's
 refined mask.  The masks alone are drawn, in VOC's colours; --photos adds photo and truth, for one's own screen: VOC's
@@ -96,7 +96,7 @@ def main(
     voc: Annotated[Path, typer.Option(help="Folder in the VOC layout.")],
     out: Annotated[Path, typer.Option(help="The picture: .jpg or .png.")],
     split: Annotated[str, typer.Option("--list", help="Its list.")] = "train_allclass",
-    refine: Annotated[str, typer.Option(help="A refiner, or several joined by +.")] = "pamr",
+    refine: Annotated[str, typer.Option(help="A refiner, or several joined by +.")] = "irn_lite0",
     model: str = "crt_vit_t16.voc9k",
     preset: str = "fast",
     photos: Annotated[bool, typer.Option("--photos", help="Draw photo and truth too.")] = False,

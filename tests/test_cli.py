@@ -49,12 +49,12 @@ def test_cam_writes_overlay_mask_and_maps(model, tmp_path):
 def test_given_options_replace_the_presets(model, voc, tmp_path):
     measure = ["eval", "cam", "--root", voc, "--list", "train", "--model", model, "--json", tmp_path / "r.json"]
     seen = []
-    for options in [(), ("--preset", "fast"), ("--preset", "fast", "--scales", "0.3", "--no-flip", "--stride", "16")]:
+    for options in [(), ("--preset", "paper"), ("--preset", "paper", "--scales", "0.3", "--no-flip", "--stride", "16")]:
         assert run(*measure, *options).exit_code == 0
         record = json.loads((tmp_path / "r.json").read_text())
         seen.append((tuple(record["scales"]), record["flip"], record["stride"]))
-    assert seen[0] == ((0.5, 1.0, 1.5), True, 32)
-    assert seen[1][0] == PRESETS["fast"]["scales"]
+    assert seen[0] == (PRESETS["fast"]["scales"], False, 64)
+    assert seen[1] == (PRESETS["paper"]["scales"], True, 32)
     assert seen[2] == ((0.3,), False, 16)
 
 

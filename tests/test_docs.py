@@ -88,8 +88,8 @@ def test_errors_of_masks_the_worst_class_first(invented):
     results, write = invented
     classes = {"background": [0.9, 0.06, 0.04], "chair": [0.2, 0.3, 0.5]}
     groups = {"by_classes": {"1": [4, 0.7], "3": [2, 0.5]}, "by_size": {"0.5 to 1": [6, 0.6]}}
-    what = {"model": "m", "refiner": "pamr", "list": "train_allclass", "photos": 6, "threshold": 0.4}
-    write("masks_pamr_train_allclass.json", **what, iou_fp_fn=classes, **groups)
+    what = {"model": "m", "refiner": "irn_lite0", "list": "train_allclass", "photos": 6, "threshold": 0.4}
+    write("masks_irn_lite0_train_allclass.json", **what, iou_fp_fn=classes, **groups)
     rows = results.errors().splitlines()
     assert rows[4:6] == ["| chair | 20.0 | 30.0 | 50.0 |", "| background | 90.0 | 6.0 | 4.0 |"]
     assert rows[-2:] == [

@@ -83,7 +83,7 @@ def test_refined_maps_of_a_model_are_measured(model, voc, tmp_path):
     expected = measure_seeds(better, photos, [0.3]).curve.best()[1]
     assert expected != pytest.approx(seed_curve(CAMExtractor(network), photos, [0.3]).best()[1])
 
-    measure = ["eval", "cam", "--root", voc, "--list", "train", "--model", model, "--scales", "1"]
+    measure = ["eval", "cam", "--root", voc, "--list", "train", "--model", model, "--preset", "paper", "--scales", "1"]
     done = run(*measure, "--thresholds", "0.3", "--refine", "pamr", "--json", tmp_path / "r.json")
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "r.json").read_text())

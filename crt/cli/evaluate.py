@@ -1,6 +1,7 @@
 """``crt eval``: measuring."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,23 +73,18 @@ def eval_cam(
         from crt.metrics.seeds import seeds_of_folder, seeds_of_model
 
         report.check_outputs(plot, json=record, worst=worst)
-        if maps is not None and model is not None:
-            raise ValueError("give either --model or --maps.")
-        if maps is not None and refine != "none":
-            raise ValueError("--refine is for a --model's maps; saved --maps are measured as they are.")
+        if maps is not None and (model is not None or refine != "none"):
+            raise ValueError("give either --model or --maps; --refine is for a model's maps.")
         levels = report.numbers(thresholds, "--thresholds", "0.02:0.6:0.02")
         data, name = VOCSegmentation(root, split), model or "crt_vit_t16"
         device = device if maps is None else "cpu"
         extractor: Any = None
-        refiner: Any = None
         if maps is None:
             network = load_model(name, device)
-            refiner = load_refiner(refine, network, device)
             extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
-
-        def seeds(photos: Any) -> Any:
-            return seeds_of_model(extractor, photos, refiner) if maps is None else seeds_of_folder(maps, photos)
-
+            seeds: Any = partial(seeds_of_model, extractor, refiner=load_refiner(refine, network, device))
+        else:
+            seeds = partial(seeds_of_folder, maps)
         with autocast(device, bf16):
             found = measure_seeds(seeds(data), data, levels, progress=progress_bar)
         threshold, best = found.curve.best()
@@ -98,7 +94,7 @@ def eval_cam(
         iou, (fp, fn) = iou_per_class(confusion), error_rates(confusion)
         rule = "best on this list" if len(levels) > 1 else "given"
         labels = "their own labels" if maps is None else "the labels saved with the maps"
-        kind = "seed mIoU" if refiner is None else "refined mIoU"
+        kind = "seed mIoU" if refine == "none" else "refined mIoU"
         source = f"{name}{_after(refine)}" if maps is None else maps
         title = (
             f"{kind} {100 * best:.2f} of {source} on {split} ({len(data)} photos, {labels}, "
@@ -210,8 +206,7 @@ def eval_boxes(
         report.check_outputs(plot, json=record, worst=worst)
         levels, data = report.numbers(thresholds, "--thresholds", "0:0.99:0.01"), CUBLocalisation(root, split)
         network = load_model(model, device)
-        refiner = load_refiner(refine, network, device)
-        extractor = make_extractor(network, batch_size, scales, flip)
+        extractor, refiner = make_extractor(network, batch_size, scales, flip), load_refiner(refine, network, device)
         share, rule = (network.seed_threshold, "the model's") if threshold is None else (threshold, "given")
         with autocast(device, bf16):
             found = measure_boxes(

@@ -45,7 +45,7 @@ def pseudo(
     refine: Refine = "pamr",
     threshold: Annotated[
         str, typer.Option(help="Background score; LOW,HIGH marks scores between the two as unsure (255).")
-    ] = "0.32",
+    ] = "0.34",
     clean: Annotated[
         bool,
         typer.Option("--clean", help="Clean the mask of each threshold by a dense CRF (extra `crf`), as IRN does."),
