@@ -12,7 +12,7 @@ from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
 from crt.data.voc import VOCPhoto
 from crt.metrics import SeedCurve
 
-__all__ = ["Curves", "Lists", "levels", "per_threshold", "show"]
+__all__ = ["Curves", "Lists", "at_best", "levels", "per_threshold", "show"]
 
 
 class Lists:
@@ -67,6 +67,12 @@ def show(items: Iterable[Any], total: int) -> Iterable[Any]:
 def levels(step: float, count: int) -> list[float]:
     """Thresholds 0.02, 0.02 + step, ..."""
     return [round(0.02 + step * i, 2) for i in range(count)]
+
+
+def at_best(curve: SeedCurve) -> dict[str, Any]:
+    """For a record: the best threshold, its mIoU, and the curve."""
+    threshold, best = curve.best()
+    return {"threshold": round(threshold, 6), "miou": best, "curve": per_threshold(curve)}
 
 
 def per_threshold(curve: SeedCurve) -> dict[str, float]:

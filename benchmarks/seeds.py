@@ -10,7 +10,7 @@ from typing import Annotated
 
 import torch
 import typer
-from _seeds import Curves, Lists, levels, per_threshold
+from _seeds import Curves, Lists, at_best, levels
 
 import crt
 from crt.cam import PRESETS, CAMExtractor
@@ -33,7 +33,7 @@ def main(
     with torch.autocast("cpu", dtype=torch.bfloat16):
         curves.add_all(seeds_of_model(extractor, curves.lists.photos))
     for name, curve in curves.of.items():
-        threshold, best = curve.best()
+        found = at_best(curve)
         write_record(
             records / f"seed_{model.removeprefix('crt_vit_').replace('.', '_')}_{name}{suffix}.json",
             measure="seed mIoU",
@@ -44,11 +44,9 @@ def main(
             preset=preset,
             **seen_by(extractor, bf16=True),
             threshold_rule="best on this list",
-            threshold=round(threshold, 6),
-            miou=best,
-            curve=per_threshold(curve),
+            **found,
         )
-        print(f"{name}: {100 * best:.2f} at {threshold:.2f}")
+        print(f"{name}: {100 * found['miou']:.2f} at {found['threshold']:.2f}")
 
 
 if __name__ == "__main__":

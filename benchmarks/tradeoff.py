@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
-from _seeds import levels, per_threshold
+from _seeds import at_best, levels
 from _speed import preset_of
 from _timing import device_name, wait_for
 from cam_throughput import count_tiles, photo_of
@@ -97,8 +97,7 @@ def measure(
         for photo, result, seconds in results(extractor, data, device):
             waited += seconds
             curve.update(result.maps.cpu(), result.labels, torch.from_numpy(load_mask(photo.mask)))
-    threshold, best = curve.best()
-    values = per_threshold(curve)
+    found = at_best(curve)
     return {
         "measure": "seed mIoU and speed",
         "model": model,
@@ -117,11 +116,9 @@ def measure(
         "seconds": waited,
         "photos_per_second": len(data) / waited,
         "threshold_rule": "best on this list",
-        "threshold": round(threshold, 6),
-        "miou": best,
         "default_threshold": network.seed_threshold,
-        "miou_at_default": values[f"{network.seed_threshold:.3f}"],
-        "curve": values,
+        "miou_at_default": found["curve"][f"{network.seed_threshold:.3f}"],
+        **found,
     }
 
 

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import torch
 import typer
-from _seeds import levels, per_threshold, show
+from _seeds import at_best, levels, show
 from _training import trained
 
 from crt.cam import CAMExtractor
@@ -43,7 +43,7 @@ def main(
     extractor = CAMExtractor(model, scales=tuple(float(scale) for scale in scales.split(",")))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         curve = measure_seeds(seeds_of_model(extractor, data), data, levels(0.01, 69), progress=show).curve
-    threshold, best = curve.best()
+    found = at_best(curve)
     write_record(
         RECORD,
         measure="threshold of unseen photos",
@@ -57,11 +57,9 @@ def main(
         flip=True,
         bf16=True,
         threshold_rule="best on this list, whose photos were kept out of the training on pseudo masks",
-        threshold=round(threshold, 6),
-        miou=best,
-        curve=per_threshold(curve),
+        **found,
     )
-    print(f"{kept_out}: {100 * best:.2f} at {threshold:.2f}")
+    print(f"{kept_out}: {100 * found['miou']:.2f} at {found['threshold']:.2f}")
 
 
 if __name__ == "__main__":
