@@ -38,7 +38,8 @@ REFINERS = {"none": "seed", "pamr": "PAMR", "crf": "CRF", "attention": "attentio
 def seen_as(r: dict) -> str:
     """The preset, or the scales, with which a record's photos were seen."""
     scales, flip = tuple(r["scales"]), r["flip"]
-    names = [name for name, preset in PRESETS.items() if (preset["scales"], preset["flip"]) == (scales, flip)]
+    seen = {"scales": scales, "flip": flip, "stride": r.get("stride")}
+    names = [name for name, preset in PRESETS.items() if all(seen[key] == preset[key] for key in preset)]
     plain = f"scales {', '.join(f'{scale:g}' for scale in scales)}, {'with' if flip else 'no'} mirror"
     return f"`{names[0]}`" if names else plain
 
@@ -58,7 +59,7 @@ def seeds() -> str:
         own = f"{percent(r['miou'])} at {r['threshold']:.2f}"
         photos = f"`{r['list']}` ({r['photos']}; {LISTS[r['list']]})"
         rows.append((f"`{r['model']}`", photos, seen_as(r), of_train, own))
-    columns = ("model", "list (photos)", "seen", "seed mIoU, threshold best on `train`")
+    columns = ("model", "list (photos)", "seen", "seed mIoU at the model's threshold")
     return markdown((*columns, "best on the list itself"), rows)
 
 
@@ -115,9 +116,11 @@ def compared(record: dict | None, seed: dict) -> str:
     """mIoU and the gain over the seeds; they must be of the same maps."""
     if record is None:
         return "-"
-    for name in ("model", "scales", "flip", "photos", "threshold_rule"):
-        if record[name] != seed[name]:
-            raise ValueError(f"{record['refiner']} and the seeds differ in {name}: {record[name]}, {seed[name]}.")
+    for name in ("model", "scales", "flip", "stride", "photos", "threshold_rule"):
+        if record.get(name) != seed.get(name):
+            raise ValueError(
+                f"{record['refiner']} and the seeds differ in {name}: {record.get(name)}, {seed.get(name)}."
+            )
     gain = 100 * (record["miou"] - seed["miou"])
     return percent(record["miou"]) + ("" if record is seed or record["refiner"] == "none" else f" ({gain:+.1f})")
 

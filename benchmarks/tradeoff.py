@@ -65,7 +65,7 @@ SETTINGS = {
     ),
     "one_pass": Setting("7 scales, 1 pass", PRESETS["paper"], {"num_passes": 1}),
 }
-DEFAULT = "paper,balanced,three_apart,two_apart,one_apart,one_tile,whole"
+DEFAULT = "paper,balanced,three_apart,three_fit,four_fit,five_bare,two,two_apart,one_apart,one_tile"
 
 
 def path_of(name: str, float32: bool, records: Path) -> Path:
@@ -141,7 +141,7 @@ def plot(records: Path, picture: Path) -> None:
         axes.plot(speed, 100 * row["miou"], "o", color="C1" if preset else "C0")
         side = "right" if speed**2 > min(speeds) * max(speeds) else "left"  # text stays inside
         style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "ha": side}
-        axes.annotate(preset or row["setting"], (speed, 100 * row["miou"]), xytext=(0, 6), **style)
+        axes.annotate(preset or row["setting"], (speed, 100 * row["miou"]), xytext=(0, 6 if preset else -13), **style)
     axes.set_xscale("log")
     axes.set_xlabel("photos a second")
     axes.set_ylabel("seed mIoU, each at its best threshold")

@@ -42,7 +42,6 @@ class Row(NamedTuple):
     cnn: bool
     masks: bool = False
     square: int = 224  # pixels a side to which photos are resized for measuring
-    refined: bool = False  # by PAMR
 
     @property
     def recipes(self) -> list[CAMRecipe]:
@@ -111,9 +110,9 @@ def pseudo_masks(photos: LabelledPhotos, out: Path) -> None:
 
 def measured(model: CRT, data: CUBLocalisation, threshold: float, row: Row) -> BoxReport:
     """Of photos squeezed into a square, as usual in this task, with their mirror images."""
-    how = {"square": row.square, "refiner": crt.create_refiner("pamr") if row.refined else None}
+    how = {"thresholds": THRESHOLDS, "square": row.square, "progress": show}
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        return measure_boxes(CAMExtractor(model), data, threshold, thresholds=THRESHOLDS, progress=show, **how)
+        return measure_boxes(CAMExtractor(model), data, threshold, **how)
 
 
 def main(
@@ -150,7 +149,6 @@ def main(
             classes=len(test.class_names),
             resolution=f"{row.square} x {row.square}",
             flip=True,
-            refiner="pamr" if row.refined else None,
             bf16=True,
             threshold=threshold,
             threshold_rule=f"best on {len(held)} training photos held back",

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from crt import CAMExtractor, create_model, create_refiner
+from crt.cam import PRESETS
 from crt.data import LabelledPhotos
 from crt.pseudo import make_pseudo_masks
 from crt.train import build_branches, make_recipe, train_cam
@@ -29,8 +30,8 @@ length = [f"epochs={args.epochs}", f"batch_size={min(16, len(photos))}"]
 
 
 def masks(model, folder, threshold):
-    """Pseudo masks of all photos: maps at three scales, refined along the photos' edges, cut at the threshold."""
-    extractor = CAMExtractor(model, scales=(0.5, 1.0, 1.5))
+    """Pseudo masks of all photos: maps at four scales, refined along the photos' edges, cut at the threshold."""
+    extractor = CAMExtractor(model, **PRESETS["fast"])
     report = make_pseudo_masks(extractor, create_refiner("pamr"), photos, args.out / folder, threshold=threshold)
     print(f"{report.written} masks in {args.out / folder}, {len(report.failed)} photos could not be read")
 
@@ -50,5 +51,5 @@ recipe = make_recipe("t16-voc9k-masks", length)
 branches = build_branches(recipe, photos.class_names, start=args.out / "labels" / "model")
 model = train_cam(branches, photos.with_masks(args.out / "pseudo"), args.out / "masked", recipe)
 
-masks(model, "masks", threshold=0.32)
+masks(model, "masks", threshold=0.34)
 print(f'the model: crt.create_model("local-dir:{args.out / "masked" / "model"}", pretrained=True)')

@@ -140,7 +140,8 @@ def test_boxes(birds, cub, tmp_path):
     (cub / "classes.txt").write_text("1 001.cat\n2 002.dog\n3 003.bird\n")  # no photo shows a bird
     files = {name: tmp_path / name for name in ("r.json", "p.png", "w.png")}
     outputs = ["--json", files["r.json"], "--plot", files["p.png"], "--worst", files["w.png"]]
-    done = run("eval", "boxes", "--root", cub, "--model", birds, "--square", "64", "--threshold", "0.2", *outputs)
+    measure = ["eval", "boxes", "--root", cub, "--model", birds, "--square", "64", "--threshold", "0.2"]
+    done = run(*measure, *outputs)
     assert done.exit_code == 0, done.output
     record = json.loads(files["r.json"].read_text())
     assert (record["list"], record["photos"], record["resolution"]) == ("test", 3, "photos seen at 64 x 64")
@@ -152,9 +153,10 @@ def test_boxes(birds, cub, tmp_path):
     text = " ".join(done.output.split())
     assert f"GT-known {100 * record['gt_known']:.2f}" in text and "threshold 0.200 (given)" in text
     assert is_png(files["p.png"]) and is_png(files["w.png"])
-    refined = run("eval", "boxes", "--root", cub, "--model", birds, "--refine", "pamr", "--json", files["r.json"])
+    refined = run(*measure, "--refine", "pamr", "--json", files["r.json"])
     assert refined.exit_code == 0, refined.output
-    assert json.loads(files["r.json"].read_text())["refiner"] == "pamr"
+    other = json.loads(files["r.json"].read_text())
+    assert other["refiner"] == "pamr" and other["worst"] != record["worst"]
     assert "refined by pamr on test" in " ".join(refined.output.split())
     done = run("eval", "boxes", "--root", cub, "--model", birds, "--list", "train")
     assert done.exit_code == 0, done.output

@@ -38,6 +38,21 @@ def test_merging_commutes_with_mirroring():
     torch.testing.assert_close(mirrored, merge_scales(maps, (20, 31)).flip(-1))
 
 
+@given(st.integers(0, 5), st.integers(0, 10**6), st.sampled_from([torch.float32, torch.bfloat16, torch.float64]))
+def test_mask_is_the_argmax_over_background_and_maps(count, seed, dtype):
+    random = torch.Generator().manual_seed(seed)
+    cam = (torch.randint(0, 9, (count, 4, 5), generator=random) / 8).to(dtype)  # coarse: there are ties
+    labels = torch.randperm(400, generator=random)[:count].tolist()
+    values = torch.tensor([0, *(label + 1 for label in labels)])
+    expected = values[torch.cat([torch.full((1, 4, 5), 0.25, dtype=dtype), cam]).argmax(dim=0)]
+    assert torch.equal(mask_from_cam(cam, labels, 0.25).long(), expected)
+
+
+def test_a_map_that_is_nan_is_nowhere():
+    cam = torch.tensor([[[float("nan"), float("nan")]], [[0.9, 0.1]]])
+    assert mask_from_cam(cam, [4, 7], 0.15).tolist() == [[8, 0]]
+
+
 def test_mask_takes_the_highest_map_above_the_background():
     cam = torch.tensor([[[0.9, 0.3, 0.1]], [[0.2, 0.4, 0.15]]])
     assert mask_from_cam(cam, [4, 7], 0.15).tolist() == [[5, 8, 0]]

@@ -10,6 +10,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Arguments of ``CAMExtractor`` and ``CRT.cam`` by name: the paper's inference, and the commands' default, the knee of
 seed mIoU over photos a second.  Where no stride is given it is the model's own.  The scales of ``fast`` bring a photo
-of 500 x 375 to 1, 2, 3 and 4 tiles in width, with next to no overlap: many scales are worth more than overlap or
-mirror.
+of 500 x 375 to 1, 2, 3 and 4 tiles of 224 in width, with next to no overlap: many scales are worth more than overlap
+or mirror.
 """

@@ -14,7 +14,8 @@ out, err = Console(), Console(stderr=True)
 
 Preset = Annotated[str, typer.Option(help="How photos are seen: paper or fast (docs/performance.md).")]
 Scales = Annotated[
-    str | None, typer.Option(help="Factors at which photos are seen, separated by commas; none: the preset's.")
+    str | None,
+    typer.Option(help="Factors at which photos are seen, separated by commas; mirror and stride remain."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 Model = Annotated[str, typer.Option(help="A name of `crt models`, hf-hub:ORG/NAME or local-dir:PATH.")]

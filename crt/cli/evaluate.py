@@ -66,7 +66,7 @@ def eval_cam(
     plot: Plot = None,
     worst: Worst = None,
 ) -> None:
-    """Seed mIoU on a list, with the photos' own labels, at the best background threshold."""
+    """mIoU of seeds, or of refined maps, on a list, with the photos' own labels, at the best background threshold."""
     with one_line_errors():
         from crt.data import VOC_CLASSES, VOCSegmentation
         from crt.metrics import error_rates, iou_per_class, measure_seeds

@@ -70,7 +70,7 @@ def seed_curve(
     return measure_seeds(seeds_of_model(extractor, data), data, thresholds, progress=progress).curve
 
 
-def seeds_of_model(extractor: Any, photos: Iterable[VOCPhoto], refiner: nn.Module | None = None) -> Iterator[Seed]:
+def seeds_of_model(extractor: Any, photos: Iterable[VOCPhoto], *, refiner: nn.Module | None = None) -> Iterator[Seed]:
     """The maps of photos, refined if asked, for their own labels; the model's classes must be VOC's."""
     names = extractor.model.class_names
     if names is None or tuple(names) != VOC_CLASSES:
