@@ -137,7 +137,7 @@ def _mask(
     result: CAMResult, refiner: nn.Module | None, low: float, high: float, clean: Cleaner | None = None
 ) -> Tensor:
     """(H, W) uint8."""
-    cam = (result if refiner is None else result.refined(refiner)).cam
+    cam = result.refined(refiner).cam
     if clean is not None and len(cam):
         return _cleaned(result, cam, low, high, clean)
     mask = mask_from_cam(cam, result.labels, high)

@@ -55,13 +55,14 @@ class CAMResult:
         """
         return mask_from_cam(self.cam, self.labels, self.seed_threshold if threshold is None else threshold)
 
-    def refined(self, refiner: nn.Module) -> "CAMResult":
+    def refined(self, refiner: nn.Module | None) -> "CAMResult":
         """The same photo with refined maps, normalised again; without labels there is nothing to refine.
 
         Args:
-            refiner: as ``crt.create_refiner`` makes it, ``refiner(image, cam) -> cam``, on the maps' device.
+            refiner: as ``crt.create_refiner`` makes it, ``refiner(image, cam) -> cam``, on the maps' device; None
+                leaves the maps as they are.
         """
-        if not self.labels:
+        if refiner is None or not self.labels:
             return self
         with torch.no_grad():
             maps = normalise(refiner(self.pixels[None], self.cam[None])[0])

@@ -107,7 +107,7 @@ def _seen(
 
     for result in extractor.stream(pairs()):
         factor, logits = pending.pop(0)
-        yield (result if refiner is None else result.refined(refiner)).maps[0].cpu(), factor, logits
+        yield result.refined(refiner).maps[0].cpu(), factor, logits
 
 
 def _logits(extractor: Any, pixels: np.ndarray) -> Tensor:

@@ -76,8 +76,7 @@ def seeds_of_model(extractor: Any, photos: Iterable[VOCPhoto], *, refiner: nn.Mo
     if names is None or tuple(names) != VOC_CLASSES:
         raise ValueError(f"the masks are of the 20 VOC classes in VOC's order, the model's classes are {names}.")
     results = extractor.stream((Image.open(photo.image), photo.labels) for photo in photos)
-    seen = results if refiner is None else (result.refined(refiner) for result in results)
-    return ((result.maps, result.labels) for result in seen)
+    return ((result.refined(refiner).maps, result.labels) for result in results)
 
 
 def seeds_of_folder(folder: str | os.PathLike[str], photos: Iterable[VOCPhoto]) -> Iterator[Seed]:
