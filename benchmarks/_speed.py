@@ -1,10 +1,6 @@
 """The tables of seconds, photos a second and megabytes; results.py puts them into the pages."""
 
-import json
-
-from _tables import MISSING, digits, machine, markdown, records
-
-from crt.cam import PRESETS
+from _tables import MISSING, digits, machine, markdown, preset_of, records
 
 
 def random_walk() -> str:
@@ -37,13 +33,6 @@ def threshold_curve() -> str:
     row = [str(r["photos"]), " x ".join(map(str, r["size"])), str(r["thresholds"]), *seconds, f"{1 / r['ratio']:.1f}"]
     columns = ["photos", "pixels", "thresholds", "one pass, s", "a pass for each threshold, s", "times faster"]
     return f"{markdown(columns, [row])}\n\n{machine(r)}."
-
-
-def preset_of(r: dict) -> str | None:
-    """The preset that a record of `tradeoff.py` measured, as presets are now."""
-    return next(
-        (name for name, settings in PRESETS.items() if json.loads(json.dumps(settings)) == r["extractor"]), None
-    )
 
 
 def engine(r: dict) -> str:
@@ -138,8 +127,8 @@ def tradeoff() -> str:
     rows = [
         [
             f"{r['label']} (`{r['setting']}`)"
-            if r["changes"] or preset_of(r) is None
-            else f"**`{preset_of(r)}`**: {r['label']}",
+            if r["changes"] or preset_of(r["extractor"]) is None
+            else f"**`{preset_of(r['extractor'])}`**: {r['label']}",
             r["tiles"],
             f"{r['photos_per_second']:.3g}",
             f"{r['photos_per_second'] / paper:.1f}" if paper else "",

@@ -1,9 +1,11 @@
 """What the tables of results.py are made with: records read, cells written."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from crt.cam import PRESETS
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "docs" / "records"
@@ -33,3 +35,10 @@ def machine(record: dict) -> str:
     """On what the seconds of a record were measured."""
     where = record["machine"]
     return f"{where['processor']}, {where['threads']} of {where['cores']} cores, torch {record['torch']}"
+
+
+def preset_of(record: Mapping[str, Any]) -> str | None:
+    """The preset whose scales, mirror and stride a record has, as presets are now."""
+    seen = {key: record[key] for key in ("scales", "flip", "stride") if record.get(key) is not None}
+    presets = json.loads(json.dumps(PRESETS))  # lists for tuples, as in a record
+    return next((name for name, settings in presets.items() if settings == seen), None)

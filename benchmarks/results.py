@@ -21,9 +21,7 @@ from _speed import (
     throughput,
     tradeoff,
 )
-from _tables import MISSING, ROOT, machine, markdown, percent, records
-
-from crt.cam import PRESETS
+from _tables import MISSING, ROOT, machine, markdown, percent, preset_of, records
 
 PAGES = [ROOT / "docs" / "results.md", ROOT / "README.md"]
 SPEED = ROOT / "docs" / "performance.md"
@@ -37,11 +35,9 @@ REFINERS = {"none": "seed", "pamr": "PAMR", "crf": "CRF", "attention": "attentio
 
 def seen_as(r: dict) -> str:
     """The preset, or the scales, with which a record's photos were seen."""
-    scales, flip = tuple(r["scales"]), r["flip"]
-    seen = {"scales": scales, "flip": flip, "stride": r.get("stride")}
-    names = [name for name, preset in PRESETS.items() if all(seen[key] == preset[key] for key in preset)]
-    plain = f"scales {', '.join(f'{scale:g}' for scale in scales)}, {'with' if flip else 'no'} mirror"
-    return f"`{names[0]}`" if names else plain
+    if name := preset_of(r):
+        return f"`{name}`"
+    return f"scales {', '.join(f'{scale:g}' for scale in r['scales'])}, {'with' if r['flip'] else 'no'} mirror"
 
 
 def chosen_threshold(model: str) -> str:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 import typer
 from _seeds import at_best, levels
-from _speed import preset_of
+from _tables import preset_of
 from _timing import device_name, wait_for
 from cam_throughput import count_tiles, photo_of
 from PIL import Image
@@ -137,7 +137,7 @@ def plot(records: Path, picture: Path) -> None:
     axes = figure.subplots()
     speeds = [row["photos_per_second"] for row in rows]
     for row, speed in zip(rows, speeds, strict=True):
-        preset = None if row["changes"] else preset_of(row)
+        preset = None if row["changes"] else preset_of(row["extractor"])
         axes.plot(speed, 100 * row["miou"], "o", color="C1" if preset else "C0")
         side = "right" if speed**2 > min(speeds) * max(speeds) else "left"  # text stays inside
         style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "ha": side}

@@ -52,6 +52,8 @@ def photos(draw):
         labels = sorted(random.choice(4, size=random.integers(0, 4), replace=False).tolist())
         size = tuple(random.integers(1, 9, size=2))
         maps = torch.from_numpy(random.integers(0, 11, size=(len(labels), *size)).astype(np.float32)) / 10
+        if labels and random.random() < 0.2:
+            maps[0] = torch.nan  # loses against every other map and against background
         truth = torch.from_numpy(random.choice([0, 1, 2, 3, 4, 255], size=size))
         cases.append((maps, labels, truth))
     cases[0][2].view(-1)[0] = 0  # at least one pixel counts

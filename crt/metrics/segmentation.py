@@ -105,12 +105,11 @@ def seed_histogram(
     if not all(0 <= label < num_classes for label in labels) or len(labels) != len(maps):
         raise ValueError(f"expected {len(maps)} labels from 0 to {num_classes - 1}, got {list(labels)}.")
     _check_classes("mask", truth[counted], classes)
-    if len(labels):
-        score, best = maps.float().max(dim=0)
-        predicted = torch.tensor([i + 1 for i in labels], device=truth.device)[best]
-        exceeded = torch.bucketize(score, thresholds)
-    else:
-        exceeded = predicted = torch.zeros_like(truth)
+    score, predicted = torch.full(truth.shape, -torch.inf, device=truth.device), torch.zeros_like(truth)
+    for label, scores in zip(labels, maps.float(), strict=True):  # map by map: max over the first axis is much slower
+        predicted.masked_fill_(scores > score, label + 1)
+        score = torch.fmax(score, scores)
+    exceeded = torch.bucketize(score, thresholds)
     key = (truth * classes + predicted) * levels + exceeded
     return torch.bincount(key[counted], minlength=classes**2 * levels).view(classes, classes, levels)
 
