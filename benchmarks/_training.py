@@ -18,5 +18,5 @@ def trained(model: DualBranch, photos: LabelledPhotos, out: Path, recipe: CAMRec
         recipe,
         precision="bf16",
         compile=True,
-        progress=lambda steps, first, total: track(steps, "steps", completed=first, total=total),
+        progress=lambda steps, first, total, status: track(steps, "steps", completed=first, total=total),
     )

@@ -1,16 +1,19 @@
 """Writing files whole or not at all."""
 
+import hashlib
 import os
+import platform
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["whole_file", "write_tensors"]
+__all__ = ["remove_leftovers", "tensors_digest", "whole_file", "write_tensors"]
 
 
 @contextmanager
@@ -20,7 +23,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written, the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    temporary = path.with_name(f".{platform.node()}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         yield temporary
         with open(temporary, "r+b") as file:
@@ -29,6 +32,27 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes, below a folder, what processes of this machine had half written when they were killed."""
+    if os.name != "posix":
+        return  # nowhere else does signal 0 ask whether a process is there
+    for part in folder.rglob(f".{platform.node()}.*.part"):
+        try:
+            os.kill(int(part.name.split(".")[-3]), 0)
+        except ProcessLookupError:
+            part.unlink(missing_ok=True)
+        except (ValueError, PermissionError):
+            continue  # no file of ours, or somebody else's process
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -4,11 +4,13 @@ Beside the masks lies ``manifest.jsonl``, a line a mask: what it was made of and
 or does not match it, is made again; so is the mask of a photo whose content or labels have changed.
 """
 
+import errno
 import hashlib
 import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +18,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from crt._files import whole_file
+from crt._files import remove_leftovers, whole_file
 from crt.cam import CAMExtractor, CAMResult, mask_from_cam
 from crt.data import LabelledPhoto, LabelledPhotos, save_mask
 
 __all__ = ["PseudoReport", "make_pseudo_masks"]
 
 Cleaner = Callable[[Tensor, Tensor, int], Tensor]
+_NO_SUCH_NAME = {errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 _OF_A_MASK = ("file", "labels", "photo_sha256", "mask_sha256")  # in the manifest; the rest are settings
 
 
@@ -63,10 +66,12 @@ def make_pseudo_masks(
         progress: wraps the masks and their number, to show how far it is.
 
     Returns:
-        What was done; a photo that cannot be read is in ``failed``, and the others' masks are written all the same.
+        What was done; a photo that cannot be read or has no labels is in ``failed``, and the others' masks are written
+        all the same.
 
     Raises:
-        ValueError: thresholds out of range, two photos of one name, masks of other settings.
+        ValueError: thresholds out of range, two photos of one name, a mask that would overwrite a photo, masks of other
+            settings.
         OSError: the folder cannot be written, the disk is full; the masks so far are whole and will be skipped.
     """
     low, high = threshold if isinstance(threshold, tuple) else (threshold, threshold)
@@ -75,7 +80,9 @@ def make_pseudo_masks(
     if len(photos.class_names) > 254:
         raise ValueError(f"a pixel of a pseudo mask is one byte: 254 classes at most, not {len(photos.class_names)}.")
     folder = Path(out)
+    _check_names(photos.photos, folder)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     settings = {**(settings or {}), "threshold": [low, high], "scales": list(extractor.scales), "flip": extractor.flip}
     if extractor.stride != extractor.model.stride:
         settings["stride"] = extractor.stride
@@ -83,17 +90,23 @@ def make_pseudo_masks(
         settings["clean"] = True
     manifest = _Manifest(folder / "manifest.jsonl", settings)
     failed: list[tuple[str, str]] = []
-    mine = _unique(photos)[process[0] :: process[1]]
+    mine = photos.photos[process[0] :: process[1]]
     todo = [photo for photo in mine if not manifest.has(photo, folder)]
     waiting: deque[_Opened] = deque()
     results = extractor.stream(_opened(extractor, todo, waiting, failed))
     written = 0
     for result in progress(results, len(todo)):
         photo, digest = waiting.popleft()
-        target = folder / f"{photo.name}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(target) as temporary:
-            save_mask(_mask(result, refiner, low, high, clean).cpu(), temporary)
+        target, mask = folder / f"{photo.name}.png", _mask(result, refiner, low, high, clean).cpu()
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(target) as temporary:
+                save_mask(mask, temporary)
+        except OSError as error:
+            if error.errno not in _NO_SUCH_NAME:
+                raise
+            failed.append((str(photo.image), f"its mask cannot be called {target} ({error.strerror})"))
+            continue
         manifest.add(photo, digest, target)
         written += 1
     return PseudoReport(written, len(mine) - len(todo), failed)
@@ -104,14 +117,18 @@ class _Opened(NamedTuple):
     digest: str
 
 
-def _unique(photos: LabelledPhotos) -> list[LabelledPhoto]:
-    """The photos; ValueError if two masks would have one name."""
+def _check_names(photos: list[LabelledPhoto], folder: Path) -> None:
+    """ValueError if two masks would have one name, or one the name of a photo."""
+    real = lru_cache(maxsize=None)(os.path.realpath)  # of folders, of which there are few
+    images = {(real(photo.image.parent), photo.image.name) for photo in photos}
     names: dict[str, Path] = {}
-    for photo in photos.photos:
+    for photo in photos:
         if photo.name in names:
             raise ValueError(f"{names[photo.name]} and {photo.image} would have the same mask, {photo.name}.png.")
         names[photo.name] = photo.image
-    return photos.photos
+        target = folder / f"{photo.name}.png"
+        if (real(target.parent), target.name) in images:
+            raise ValueError(f"{target} is a photo, which its mask would overwrite; choose another folder for masks.")
 
 
 def _opened(
@@ -120,13 +137,16 @@ def _opened(
     waiting: deque[_Opened],
     failed: list[tuple[str, str]],
 ) -> Iterator[tuple[Tensor, list[int]]]:
-    """Decoded photos with their labels; those that cannot be decoded go to ``failed``."""
+    """Decoded photos with their labels; those that cannot be decoded, or have none, go to ``failed``."""
     for photo in photos:
+        if not photo.labels:
+            failed.append((str(photo.image), "it has no labels"))
+            continue
         try:
             with Image.open(photo.image) as file:
                 (pixels,) = extractor.model.photos([file])
             digest = _sha256(photo.image)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:  # decoders raise what they like, and memory may be short
             failed.append((str(photo.image), f"it cannot be read as a photo ({type(error).__name__}: {error})"))
             continue
         waiting.append(_Opened(photo, digest))
@@ -208,7 +228,8 @@ class _Manifest:
     def _append(self, text: str) -> None:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(descriptor, text.encode())
+            if os.write(descriptor, text.encode()) < len(text.encode()):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         finally:
             os.close(descriptor)
 

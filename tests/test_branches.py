@@ -116,10 +116,21 @@ def test_each_branch_sees_its_own_normalisation(tiny):
 
 
 def test_unknown_cnns_are_named():
-    unfit = ["vit_tiny_patch16_224", "vgg11", "densenet121", "ghostnet_050"]  # no feature maps of stride 16
-    for name, message in [("resnet5", "resnet50"), *((name, f"{name}' cannot be built") for name in unfit)]:
+    unfit = {"resnet5": "resnet50", "vit_tiny_patch16_224": "not 8", "botnet26t_256": "one size only"}
+    for name, message in unfit.items():
         with pytest.raises(ValueError, match=message):
             CNNBranch(name)
+    with pytest.raises(ValueError, match="none of 64"):
+        CNNBranch("vgg11", output_stride=64)
+
+
+@pytest.mark.parametrize("name", ["vgg11", "densenet121", "ghostnet_050", "hgnetv2_b0"])
+def test_cnns_that_cannot_be_dilated_end_at_their_own_features(name):
+    cnn = CNNBranch(name, num_classes=3)
+    maps = cnn.forward_maps(torch.zeros(1, 3, 64, 96))
+    assert maps.shape == (1, 3, 4, 6)
+    maps.sum().backward()
+    assert all(p.grad is not None for p in cnn.parameters() if p.requires_grad)
 
 
 def test_bool_targets(tiny):

@@ -4,11 +4,13 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,3 +230,96 @@ def test_two_photos_of_one_name(folder, tiny):
     twice = LabelledPhotos([*photos.photos, photos[0]], photos.class_names)
     with pytest.raises(ValueError, match="the same mask"):
         make_pseudo_masks(CAMExtractor(tiny), None, twice, folder / "out", threshold=0.4)
+
+
+@pytest.mark.parametrize("file", ["{}/cat.png", "../else/cat.png"])
+def test_no_mask_lands_outside_or_on_a_photo(folder, tiny, file):
+    outside = folder / "else" / "cat.png"
+    outside.parent.mkdir()
+    shutil.copy(folder / "photos/set0/0.png", outside)
+    before = masks_in(folder)
+    with open(folder / "labels.csv", "a") as table:
+        table.write(f"{file.format(outside.parent)},cat\n")
+    done = CliRunner().invoke(app, arguments(folder, folder / "out"))
+    assert done.exit_code == 2 and "line 14" in done.output and "leaves the folder" in done.output
+    assert len(masks_in(folder / "out")) == COUNT
+    with pytest.raises(ValueError, match="would overwrite"):
+        make_pseudo_masks(
+            CAMExtractor(tiny), None, LabelledPhotos.from_csv(*both(folder)), folder / "photos", threshold=0.3
+        )
+    assert {name: content for name, content in masks_in(folder).items() if not name.startswith("out")} == before
+
+
+def both(folder):
+    table = folder / "inside.csv"
+    table.write_text("file,labels\nset0/0.png,cat\nset1/1.png,dog\n")
+    return folder / "photos", table
+
+
+def test_a_photo_without_labels_is_not_guessed(folder, tiny):
+    photos = photos_of(folder, tiny)
+    photos.photos[3] = photos.photos[3]._replace(labels=[])
+    report = make_pseudo_masks(CAMExtractor(tiny), None, photos, folder / "out", threshold=0.3)
+    assert report.written == COUNT - 1
+    assert report.failed == [(str(photos.photos[3].image), "it has no labels")]
+
+
+def test_a_mask_that_cannot_have_its_name_is_one_failure(folder, tiny):
+    (folder / "photos/long.png").mkdir()
+    for file in (f"{'n' * 247}.jpg", f"{'m' * 252}.i", "long.jpg", "long.png/0.jpg"):
+        Image.new("RGB", (70, 70)).save(folder / "photos" / file, "jpeg")
+        with open(folder / "labels.csv", "a") as table:
+            table.write(f"{file},cat\n")
+    report = make_pseudo_masks(CAMExtractor(tiny), None, photos_of(folder, tiny), folder / "out", threshold=0.3)
+    assert report.written == COUNT + 2  # 247 + .png is as long as a name can be; long.png was first
+    assert [Path(file).name for file, _ in report.failed] == [f"{'m' * 252}.i", "0.jpg"]
+    assert all("cannot be called" in reason for _, reason in report.failed)
+
+
+def test_decoders_may_raise_what_they_like(folder, tiny, monkeypatch):
+    opened = Image.open
+
+    def broken(file, *more):
+        if str(file).endswith("4.png"):
+            raise RuntimeError("decoder")
+        return opened(file, *more)
+
+    monkeypatch.setattr(Image, "open", broken)
+    report = make_pseudo_masks(CAMExtractor(tiny), None, photos_of(folder, tiny), folder / "out", threshold=0.3)
+    assert report.written == COUNT - 1 and "RuntimeError: decoder" in report.failed[0][1]
+
+
+def test_what_a_killed_process_left_is_removed(folder, tiny):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    names = [f".{platform.node()}.{pid}.0123abcd.part" for pid in (gone.pid, os.getpid())]
+    (folder / "out/set0").mkdir(parents=True)
+    for name in names:
+        (folder / "out/set0" / name).write_bytes(b"half")
+    make_pseudo_masks(CAMExtractor(tiny), None, photos_of(folder, tiny), folder / "out", threshold=0.3)
+    assert [file.name for file in (folder / "out").rglob(".*.part")] == names[1:]
+
+
+def test_a_short_write_of_the_manifest_is_a_full_disk(folder, tiny, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:20]))
+    with pytest.raises(OSError, match="No space"):
+        make_pseudo_masks(CAMExtractor(tiny), None, photos_of(folder, tiny), folder / "out", threshold=0.3)
+
+
+def test_a_broken_photo_of_one_process_does_not_stop_the_others(folder):
+    """The launcher ends the others as soon as one fails, so all must end together."""
+    for i in range(1, COUNT, 2):
+        (folder / f"photos/set1/{i}.png").write_bytes(b"broken")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, "-m", "crt.cli", *arguments(folder, folder / "out", "--refine", "none")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode != 0
+    assert len(masks_in(folder / "out")) == COUNT // 2
+    assert f"{COUNT // 2} masks written, 0 were there, {COUNT // 2} failed" in done.stdout
+
+
+def test_masks_do_not_go_where_subfolders_are_classes(folder):
+    command = ["pseudo", "--images", str(folder / "photos"), "--out", str(folder / "photos/masks")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2 and "a subfolder is a class" in done.output

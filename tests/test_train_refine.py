@@ -46,8 +46,8 @@ def test_it_learns_and_stores_the_mean_shift(masked, folder):  # noqa: F811
     assert trained is net and not trained.training
     after = losses()
     assert after.affinity < 0.95 * before.affinity and after.displacement < 0.8 * before.displacement
-    (line,) = (json.loads(line) for line in (folder / "run/log.jsonl").read_text().splitlines())
-    assert line["step"] == 50 and {"total", "affinity", "displacement"} < line.keys()
+    line, last = (json.loads(line) for line in (folder / "run/log.jsonl").read_text().splitlines())
+    assert (line["step"], last["step"]) == (50, 54) and {"total", "affinity", "displacement"} < line.keys()
     shifted = torch.stack([net.forward_maps(crops[9, i][0][None])[1].mean(dim=(0, 2, 3)) for i in range(24)])
     unshifted = shifted + net.mean_shift
     assert net.mean_shift.any() and (shifted.mean(dim=0).abs() < unshifted.mean(dim=0).abs() + 0.05).all()
@@ -61,7 +61,7 @@ class _Stop(Exception):
 
 def test_stopped_and_resumed_equals_never_stopped(masked, folder):  # noqa: F811
     def run(out, stop=None):
-        def watched(steps, first, total):
+        def watched(steps, first, total, status):
             firsts.append((first, total))
             for number, step in enumerate(steps, first):
                 if number == stop:

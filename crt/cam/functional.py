@@ -50,8 +50,10 @@ def colours(image: Tensor) -> Tensor:
     """
     if image.dtype == torch.uint8:
         return image.float() / 255
+    if not image.numel():
+        return image.float()
     low, high = image.aminmax()
-    if low < -0.01 or high > 1.01:
+    if not (low >= -0.01 and high <= 1.01):  # nor NaN
         raise ValueError(f"floating point images are in [0, 1], this one goes from {low:.3g} to {high:.3g}.")
     return image.float()
 

@@ -129,6 +129,12 @@ def labelled_photos(
     return LabelledPhotos.from_csv(images, labels, class_names=class_names, unusable=unusable)  # type: ignore[arg-type]
 
 
+def check_apart(output: Path, images: Path | None, labels: Path | None) -> None:
+    """ValueError if the output lies where each subfolder is a class of photos."""
+    if images is not None and labels is None and images.resolve() in (output.resolve(), *output.resolve().parents):
+        raise ValueError(f"--out {output} lies in {images}, where a subfolder is a class; choose another folder.")
+
+
 def factors(text: str, option: str = "--scales") -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))

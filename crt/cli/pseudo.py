@@ -1,6 +1,7 @@
 """``crt pseudo``: labelled photos to pseudo masks."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from crt.cli.common import (
     Split,
     Stride,
     autocast,
+    check_apart,
     complain,
     factors,
     labelled_photos,
@@ -60,20 +62,25 @@ def pseudo(
 ) -> None:
     """Write a pseudo mask OUT/NAME.png for each photo, and OUT/manifest.jsonl.
 
-    Several processes: `accelerate launch -m crt.cli pseudo ...`; with `--device cuda` each takes its own GPU.
+    Several processes: `torchrun --nproc-per-node N -m crt.cli pseudo ...`; with `--device cuda` each takes its own GPU.
     """
     with one_line_errors():
+        from crt._files import tensors_digest
         from crt.pseudo import make_pseudo_masks
         from crt.refine import crf_labels
 
         levels: Any = factors(threshold, "--threshold")
         if len(levels) > 2:
             raise ValueError(f"--threshold {threshold}: expected one background score or LOW,HIGH.")
-        rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+        rank, world = _joined()
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
         network = load_model(model, device)
         unusable: list[str] = []
+        check_apart(output, images, labels)
         photos = labelled_photos(images, labels, voc, cub, split, class_names=network.class_names, unusable=unusable)
+        unusable = unusable if rank == 0 else []
+        for failure in unusable:
+            complain(ValueError(failure))
         if network.class_names is None or list(network.class_names) != photos.class_names:
             raise ValueError(f"{model} knows the classes {network.class_names}, the photos' are {photos.class_names}.")
         refiner = load_refiner(refine, network, device)
@@ -86,30 +93,50 @@ def pseudo(
                 output,
                 threshold=levels if len(levels) == 2 else levels[0],
                 clean=crf_labels if clean else None,
-                settings={"model": model, "weights": _digest(network), "bf16": bf16, **_identity(refine, refiner)},
+                settings={
+                    "model": model,
+                    "weights": tensors_digest(network.state_dict()),
+                    "bf16": bf16,
+                    **_identity(refine, refiner),
+                },
                 process=(rank, world),
                 progress=progress_bar,
             )
-        failures = [f"{file}: {reason}" for file, reason in report.failed] + (unusable if rank == 0 else [])
-        for failure in failures:
-            complain(ValueError(failure))
-        text = f"{report.written} masks written, {report.skipped} were there, {len(failures)} failed -> {output}"
-        out.print(text, highlight=False, soft_wrap=True)
-        if failures:
+        for file, reason in report.failed:
+            complain(ValueError(f"{file}: {reason}"))
+        written, skipped, failed = _of_all(report.written, report.skipped, len(report.failed) + len(unusable))
+        if rank == 0:
+            text = f"{written} masks written, {skipped} were there, {failed} failed -> {output}"
+            out.print(text, highlight=False, soft_wrap=True)
+        if failed:
             raise typer.Exit(2)
+
+
+def _joined() -> tuple[int, int]:
+    """This process's number and how many there are; those that a launcher started meet, so as to end together."""
+    import torch.distributed as dist
+
+    rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    if world > 1 and "MASTER_ADDR" in os.environ:
+        dist.init_process_group("gloo", timeout=timedelta(days=100))
+    return rank, world
+
+
+def _of_all(*counts: int) -> list[int]:
+    """The counts summed over the processes, when the last is done: a launcher stops the others when one fails."""
+    import torch
+    import torch.distributed as dist
+
+    total = torch.tensor(counts)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(total)
+        dist.destroy_process_group()
+    return total.tolist()
 
 
 def _identity(name: str, refiner: Any) -> dict[str, str]:
     """The refiner's name and, if it has any, the SHA-256 of its weights."""
-    trained = refiner is not None and refiner.state_dict()
-    return {"refiner": name, **({"refiner_weights": _digest(refiner)} if trained else {})}
+    from crt._files import tensors_digest
 
-
-def _digest(network: Any) -> str:
-    """SHA-256 of the weights."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+    weights = {} if refiner is None else refiner.state_dict()
+    return {"refiner": name, **({"refiner_weights": tensors_digest(weights)} if weights else {})}

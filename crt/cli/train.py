@@ -1,21 +1,21 @@
 """``crt train``: training."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from crt.cli.common import CUB, VOC, Images, Labels, Split, err, labelled_photos, one_line_errors, out
+from crt.cli.common import CUB, VOC, Images, Labels, Split, check_apart, err, labelled_photos, one_line_errors, out
 
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting of the recipe, NAME=VALUE; may be repeated.")
 ]
 Pretrained = Annotated[bool, typer.Option(help="Start from ImageNet weights, or from random ones.")]
 Precision = Annotated[
-    str | None, typer.Option(help="no (float32) or bf16; without it, what `accelerate launch` was told.")
+    str | None, typer.Option(help="no (float32) or bf16; without it, what `accelerate launch` was told, or else no.")
 ]
 SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that decode photos.")]
@@ -57,10 +57,14 @@ def train_cam(
     save_every: SaveEvery = 200,
     workers: Workers = 1,
 ) -> None:
-    """Train on image-level labels; the result is OUT/model. Several processes: `accelerate launch -m crt.cli ...`."""
+    """Train on image-level labels; the result is OUT/model.
+
+    Several processes: `torchrun --nproc-per-node N -m crt.cli train cam ...`.
+    """
     with one_line_errors():
         train = _library()
         recipe = train.make_recipe(preset, set_ or [])
+        check_apart(output, images, labels)
         photos = labelled_photos(images, labels, voc, cub, split)
         photos = photos.with_masks(masks) if masks else photos
         model = train.build_branches(
@@ -82,6 +86,7 @@ def train_cam(
             compile=compile,
             save_every=save_every,
             workers=workers,
+            settings=_began_with(model),
             progress=_bar,
         )
         _done(photos, output)
@@ -109,11 +114,12 @@ def train_refine(
 ) -> None:
     """Train the boundary network (IRN) on pseudo masks; `crt pseudo --refine local-dir:OUT/model` walks between them.
 
-    Several processes: `accelerate launch -m crt.cli ...`.
+    Several processes: `torchrun --nproc-per-node N -m crt.cli train refine ...`.
     """
     with one_line_errors():
         train = _library()
         recipe = train.make_refine_recipe(preset, set_ or [])
+        check_apart(output, images, labels)
         photos = labelled_photos(images, labels, voc, cub, split).with_masks(masks)
         model = train.build_boundary_net(
             recipe, backbone_checkpoint=backbone_checkpoint, pretrained=pretrained, seed=seed
@@ -127,9 +133,17 @@ def train_refine(
             precision=precision,
             save_every=save_every,
             workers=workers,
+            settings=_began_with(model),
             progress=_bar,
         )
         _done(photos, output)
+
+
+def _began_with(model: Any) -> dict[str, str]:
+    """What a run that goes on must have begun with, too."""
+    from crt._files import tensors_digest
+
+    return {"start": tensors_digest(model.state_dict())}
 
 
 def _library() -> Any:
@@ -141,8 +155,13 @@ def _library() -> Any:
     return crt.train
 
 
-def _bar(steps: Iterable[Any], first: int, total: int) -> Iterable[Any]:
-    return track(steps, "steps", completed=first, total=total, console=err, transient=True)
+def _bar(steps: Iterable[Any], first: int, total: int, status: Callable[[], str]) -> Iterable[Any]:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", completed=first, total=total)
+        for step in steps:
+            yield step
+            bar.update(task, advance=1, description=status())
 
 
 def _done(photos: Any, output: Path) -> None:

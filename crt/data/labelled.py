@@ -50,8 +50,12 @@ class LabelledPhotos:
         return self.photos[index]
 
     def digest(self) -> str:
-        """SHA-256 of the classes, the files' names, their labels and masks: the same for the same data set."""
-        names = [[photo.image.name, photo.labels] for photo in self.photos]
+        """SHA-256 of the classes, the files' names and sizes, their labels and masks: the same for the same data set.
+
+        Raises:
+            FileNotFoundError: a photo is not there.
+        """
+        names = [[p.name, p.image.suffix, p.image.stat().st_size, p.labels] for p in self.photos]
         digest = hashlib.sha256(json.dumps([self.class_names, names]).encode())
         for photo in self.photos:
             if photo.mask is not None:
@@ -101,7 +105,8 @@ class LabelledPhotos:
 
         Raises:
             FileNotFoundError: no such table, or it names a photo that is not there.
-            ValueError: missing columns, a row without labels, an unknown or doubled entry; with file and line.
+            ValueError: missing columns, a row without labels, an unknown or doubled entry, a file outside the folder;
+                with file and line.
         """
         folder, table = Path(folder), Path(table)
         rows = _read_table(table)
@@ -109,9 +114,9 @@ class LabelledPhotos:
         photos: dict[str, LabelledPhoto] = {}
         for row in rows:
             try:
-                if row.file in photos:
+                photo = _labelled(folder, row, names)
+                if photos.setdefault(photo.image.as_posix(), photo) is not photo:
                     raise ValueError(f"{row.file!r} stands in the table twice.")
-                photos[row.file] = _labelled(folder, row, names)
             except (ValueError, FileNotFoundError) as error:
                 if unusable is None:
                     raise placed(error, f"{table}, line {row.line}") from error
@@ -149,7 +154,7 @@ class LabelledPhotos:
 
     @classmethod
     def _listed(cls, folder: Path, found: list[tuple[str, list[int]]], names: list[str]) -> "LabelledPhotos":
-        photos = [LabelledPhoto(folder / file, labels, Path(file).with_suffix("").as_posix()) for file, labels in found]
+        photos = [LabelledPhoto(folder / file, labels, _name_of(file)) for file, labels in found]
         return cls(photos, names)
 
 
@@ -167,27 +172,45 @@ def _labelled(folder: Path, row: _Row, names: list[str]) -> LabelledPhoto:
     if not row.file or not row.labels:
         raise ValueError(f"a row needs a file and at least one label, got {row.file!r} and {row.labels}.")
     for name in row.labels:
+        if name.endswith(","):
+            raise ValueError(f"the label {name!r} has a comma; separate labels by spaces or ';'.")
         if name not in names:
             raise ValueError(f"unknown class {name!r}.{did_you_mean(name, names)}")
     if not (folder / row.file).is_file():
         raise FileNotFoundError(f"there is no photo at {folder / row.file}.")
     indices = sorted({names.index(name) for name in row.labels})
-    return LabelledPhoto(folder / row.file, indices, Path(row.file).with_suffix("").as_posix())
+    return LabelledPhoto(folder / row.file, indices, _name_of(row.file))
+
+
+def _name_of(file: str) -> str:
+    """A photo's path in its data set, without suffix; a mask is called so, and must not land elsewhere."""
+    path = Path(file)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{file!r} leaves the folder of the photos; give a path below it.")
+    return path.with_suffix("").as_posix()
 
 
 def _read_table(table: Path) -> list[_Row]:
     """The rows as they stand there."""
     if not table.is_file():
         raise FileNotFoundError(f"there is no table at {table}; it holds the columns file,labels.")
+    try:
+        rows = _rows(table)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{table} cannot be read as a CSV in UTF-8: {error}.") from error
+    if not rows:
+        raise ValueError(f"{table} has no rows.")
+    return rows
+
+
+def _rows(table: Path) -> list[_Row]:
     rows = []
     with open(table, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, strict=True)
         if missing := {"file", "labels"} - set(reader.fieldnames or ()):
             raise ValueError(f"{table}, line 1: missing columns {', '.join(sorted(missing))}; expected file,labels.")
         for row in reader:
             cell = row["labels"] or ""
             found = [name.strip() for name in cell.split(";") if name.strip()] if ";" in cell else cell.split()
             rows.append(_Row(reader.line_num, row["file"] or "", found, None in row))
-    if not rows:
-        raise ValueError(f"{table} has no rows.")
     return rows

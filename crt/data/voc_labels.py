@@ -69,7 +69,7 @@ def _ordered(found: set[str], classes: Sequence[str], where: str) -> list[str]:
 
 def _read_csv(path: Path, classes: Sequence[str], difficult: bool) -> dict[str, list[str]]:
     labels = {}
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         for number, row in enumerate(csv.DictReader(file), 2):
             if not row.get("id") or row.get("labels") is None:
                 raise ValueError(f"{path}, line {number}: expected the columns id,labels[,difficult], got {row}.")

@@ -21,7 +21,8 @@ class CNNBranch(nn.Module):
     """A CNN whose class activation maps come from one forward pass.
 
     Args:
-        backbone: name of a timm CNN that supports ``features_only`` and ``output_stride``.
+        backbone: name of a timm CNN that supports ``features_only``.  One that timm cannot dilate ends at its own
+            features of the output stride.
         num_classes: number of classes K, at least 1.
         output_stride: pixels to a cell of the map; 16 gives the grid of a ViT with 16-pixel patches.
         frozen_stride: the layers that lead to the features of this stride are not trained (8 in the paper: "after
@@ -45,9 +46,8 @@ class CNNBranch(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.backbone = timm_model(
-            backbone, features_only=True, output_stride=output_stride, pretrained=pretrained_backbone
-        )
+        how = _how(backbone, output_stride)
+        self.backbone = timm_model(backbone, features_only=True, pretrained=pretrained_backbone, **how)
         cfg: Any = timm.get_pretrained_cfg(backbone)
         self.mean, self.std = cfg.mean, cfg.std  # of the weights the backbone has, three values each
         channels = self.backbone.feature_info.channels()[-1]
@@ -63,8 +63,11 @@ class CNNBranch(nn.Module):
         if stride not in strides:
             raise ValueError(f"the backbone has features of stride {strides}, not {stride}; 0 freezes nothing.")
         self.eval()
-        with torch.enable_grad():
-            features = self.backbone(torch.zeros(1, 3, 64, 64))[strides.index(stride)]
+        try:
+            with torch.enable_grad():
+                features = self.backbone(torch.zeros(1, 3, 64, 64))[strides.index(stride)]
+        except AssertionError as error:
+            raise ValueError(f"the backbone takes photos of one size only ({error}); choose another.") from error
         parameters = list(self.backbone.parameters())
         gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
         return (p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None)
@@ -92,3 +95,16 @@ class CNNBranch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, K) logits, the global average of the class maps."""
         return self.forward_maps(x).mean(dim=(-2, -1))
+
+
+def _how(backbone: str, stride: int) -> dict[str, Any]:
+    """timm's arguments for features that end at a stride: dilated, or cut off there where timm cannot dilate."""
+    with torch.random.fork_rng(devices=[]):  # a trial leaves the seed as it is
+        try:
+            timm_model(backbone, features_only=True, output_stride=stride)
+        except ValueError:
+            strides = timm_model(backbone, features_only=True).feature_info.reduction()
+            if stride not in strides:
+                raise ValueError(f"{backbone} has features of stride {strides}, none of {stride}.") from None
+            return {"out_indices": tuple(i for i, s in enumerate(strides) if s <= stride)}
+    return {"output_stride": stride}

@@ -1,6 +1,7 @@
 """The CAM stage: both branches on image-level labels, over accelerate (paper sections 3.3 and 4.1)."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def train_cam(
     compile: bool = False,
     save_every: int = 200,
     workers: int = 1,
-    progress: Progress = lambda steps, first, total: steps,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress = lambda steps, first, total, status: steps,
 ) -> CRT:
     """Trains both branches; the ViT branch ends up in ``out/model``.
 
@@ -91,11 +93,13 @@ def train_cam(
         out: folder for checkpoint, log (JSON lines) and model; made if need be.
         recipe: the settings, for example ``PRESETS["paper"]``.
         seed: of crops and order.
-        precision: "no" (float32) or "bf16"; None takes what `accelerate launch` was told.
+        precision: "no" (float32) or "bf16"; None takes what `accelerate launch` was told, or else "no".
         compile: compile both backbones.
         save_every: steps between checkpoints.
         workers: processes that decode photos.
-        progress: wraps the steps; called with them, the first step and their total number.
+        settings: what else must be the same when the run goes on, a digest of the weights it began with for example.
+        progress: wraps the steps; called with them, the first step, their total number, and a function that tells loss
+            and speed so far.
 
     Returns:
         The trained ViT branch, in evaluation mode.
@@ -127,7 +131,8 @@ def train_cam(
             losses["total"] = losses["total"] + recipe.mask * losses["mask"]
         return losses
 
-    run.train(model, model, cam_optimizer(model, recipe), losses_of, out, save_every=save_every, compile=compile)
+    optimizer = cam_optimizer(model, recipe)
+    run.train(model, model, optimizer, losses_of, out, save_every=save_every, compile=compile, settings=settings)
     if run.accelerator.is_main_process:
         model.vit.save_pretrained(Path(out) / "model")
     return model.vit.eval()

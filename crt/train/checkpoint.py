@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from crt._files import write_tensors
+from crt._files import tensors_digest, write_tensors
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
@@ -29,7 +29,9 @@ def save_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": v for name, v in state.items() if isinstance(v, Tensor)}
     tensors["rng"] = torch.get_rng_state()
-    write_tensors(path, tensors, {"step": str(step), "settings": json.dumps(settings)})
+    tensors |= {f"rng.{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    content = {"step": str(step), "settings": json.dumps(settings), "sha256": tensors_digest(tensors)}
+    write_tensors(path, tensors, content)
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> int:
@@ -40,16 +42,21 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     """
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata()
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except SafetensorError as error:
+        if metadata.get("sha256") != tensors_digest(tensors):
+            raise ValueError("its tensors are not those that were written")
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it to start the run again.") from error
     before = json.loads(metadata["settings"])
     now = json.loads(json.dumps(settings))
     if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
         details = ", ".join(f"{key}: {before.get(key)} then, {now.get(key)} now" for key in changed)
         raise ValueError(f"{path} is of a run with other settings ({details}); choose another folder for this one.")
-    model.load_state_dict({n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")})
+    try:
+        model.load_state_dict({n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")})
+    except RuntimeError as error:
+        raise ValueError(f"{path} is of another network; choose another folder for this one.") from error
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -57,4 +64,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
             state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     torch.set_rng_state(tensors["rng"])
+    for index in range(torch.cuda.device_count()):
+        if f"rng.{index}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"rng.{index}"], index)
     return int(metadata["step"])

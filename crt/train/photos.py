@@ -74,7 +74,7 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         photo = self.photos[index]
         try:
             (image,) = as_photos(Image.open(photo.image), torch.device("cpu"))  # as in inference: EXIF, 16 bits, alpha
-        except (OSError, ValueError) as error:
+        except Exception as error:  # decoders raise what they like
             raise OSError(f"{photo.image} cannot be read as a photo: {error}") from error
         parts = [tv_tensors.Image(image)]
         if photo.mask is not None:

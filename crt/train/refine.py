@@ -1,6 +1,7 @@
 """The refinement stage: a boundary network on pseudo masks, over accelerate (IRN, Ahn et al., CVPR 2019, section 4)."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ def train_refine(
     precision: str | None = None,
     save_every: int = 200,
     workers: int = 1,
-    progress: Progress = lambda steps, first, total: steps,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress = lambda steps, first, total, status: steps,
 ) -> BoundaryNet:
     """Trains both heads; the network ends up in ``out/model``, for ``create_refiner("local-dir:OUT/model")``.
 
@@ -72,10 +74,12 @@ def train_refine(
         out: folder for checkpoint, log (JSON lines) and model; made if need be.
         recipe: the settings, for example ``REFINE_PRESETS["irn-paper"]``.
         seed: of crops and order.
-        precision: "no" (float32) or "bf16"; None takes what `accelerate launch` was told.
+        precision: "no" (float32) or "bf16"; None takes what `accelerate launch` was told, or else "no".
         save_every: steps between checkpoints.
         workers: processes that decode photos.
-        progress: wraps the steps, and then the batches of the mean shift; called with them, the first and their number.
+        settings: what else must be the same when the run goes on, a digest of the weights it began with for example.
+        progress: wraps the steps, and then the batches of the mean shift; called with them, the first, their number,
+            and a function that tells loss and speed so far.
 
     Returns:
         The trained network, in evaluation mode.
@@ -95,7 +99,7 @@ def train_refine(
         return boundary_loss(maps.boundary.float(), maps.displacement.float(), labels, radius=recipe.radius)._asdict()
 
     optimizer = make_optimizer(model.boundary_head.parameters(), model.displacement_head.parameters(), recipe)
-    run.train(model, _Maps(model), optimizer, losses_of, out, save_every=save_every)
+    run.train(model, _Maps(model), optimizer, losses_of, out, save_every=save_every, settings=settings)
     model.eval()
     model.mean_shift += _mean_displacement(run, model, recipe)
     if run.accelerator.is_main_process:
