@@ -218,6 +218,8 @@ def test_version_two_takes_any_component():
     ("call", "message"),
     [
         (lambda: BoxCurve([0.5, 0.1]), "rising"),
+        (lambda: BoxCurve(ious=[2]), "ious must be"),
+        (lambda: BoxCurve().update(torch.zeros(4, 4), torch.tensor([[0, 0, 1, math.inf]])), "expected \\(m, 4\\)"),
         (lambda: Localisation(1.5), "threshold must be 0 to 1"),
         (lambda: BoxCurve().update(torch.zeros(1, 4, 4), torch.tensor([[0, 0, 1, 1]])), "map is \\(H, W\\)"),
         (lambda: min_max(torch.full((2, 2), math.nan)), "NaN"),
@@ -263,6 +265,25 @@ def test_a_list_is_measured_as_its_photos_are(tiny, cub, square, refiner):
     assert report.outcomes.double().mean(dim=0).tolist() == pytest.approx(
         [value.item() for value in fixed.compute().values()]
     )
+
+
+def test_boxes_are_taken_of_photos_as_the_model_takes_them(tiny, cub):
+    """Upright and of 16 bits, as in training; a true box outside the photo is named."""
+    data, extractor = CUBLocalisation(cub, "train"), CAMExtractor(tiny)
+    tiny.class_names = [*data.class_names, *[str(i) for i in range(tiny.num_classes - len(data.class_names))]]
+    file = data[0].image
+    pixels = np.random.default_rng(0).integers(0, 60000, (60, 90), dtype=np.uint16)
+    Image.fromarray(pixels).save(file, "png")
+    (expected,) = extractor(Image.open(file), [[data[0].label]])
+    threshold = 0.3
+    found = measure_boxes(extractor, data, threshold).boxes[0]
+    assert (
+        found.tolist()
+        == largest_boxes(component_boxes(min_max(expected.maps[0]), torch.tensor([threshold])), 1)[0].tolist()
+    )
+    data.photos[0] = data.photos[0]._replace(boxes=[(95.0, 0.0, 99.0, 5.0)])
+    with pytest.raises(ValueError, match="lies outside its 90 x 60 pixels"):
+        measure_boxes(extractor, data, threshold)
 
 
 def test_a_class_that_the_model_lacks_is_named(tiny, cub):

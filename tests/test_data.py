@@ -1,5 +1,8 @@
 """VOC folders and palette masks."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -32,6 +35,12 @@ def test_list_with_labels(voc):
         ("labels.csv", "id,labels\na,kat\nb,dog\n", ValueError, ["labels.csv, line 2", "'kat'", "'cat'"]),
         ("labels.csv", "id,labels\na,cat\n", ValueError, ["train.txt, line 2", "'b'"]),
         ("labels.csv", "name,classes\na,cat\n", ValueError, ["labels.csv, line 2", "id,labels"]),
+        ("labels.csv", "id,labels\n\n\na,kat\n", ValueError, ["labels.csv, line 4", "'kat'"]),
+        ("labels.csv", "id,labels\na,cat,person\n", ValueError, ["labels.csv, line 2", "a,cat"]),
+        ("labels.csv", "id,labels\na,cat\na,dog\n", ValueError, ["labels.csv, line 3", "twice"]),
+        ("labels.csv", 'id,labels\na,"cat\nb,dog\n', ValueError, ["labels.csv", "CSV in UTF-8"]),
+        ("ImageSets/Segmentation/train.txt", "a\n\nb\na\n", ValueError, ["train.txt, line 4", "'a'", "twice"]),
+        ("ImageSets/Segmentation/train.txt", "\n", ValueError, ["train.txt names no photos"]),
         ("labels.csv", None, FileNotFoundError, ["labels.csv", "id,labels,difficult"]),
         ("ImageSets/Segmentation/train.txt", None, FileNotFoundError, ["train.txt", "Lists in that folder: none"]),
     ],
@@ -71,3 +80,29 @@ def test_a_colour_picture_is_no_mask(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "photo.png")
     with pytest.raises(ValueError, match=r"photo\.png.*RGB"):
         load_mask(tmp_path / "photo.png")
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_table(voc):
+    for file in ("labels.csv", "ImageSets/Segmentation/train.txt"):
+        (voc / file).write_text((voc / file).read_text(), encoding="utf-8-sig")
+    assert VOCSegmentation(voc, "train")[0].labels == ["cat", "person"]
+
+
+def test_masks_that_cannot_be_read_as_stored_are_named(tmp_path):
+    mask, file = np.arange(4, dtype=np.uint8)[None].repeat(8, 0), tmp_path / "mask.png"
+    grey = zlib.compress(b"".join(b"\0" + bytes([0x01, 0x23]) for _ in range(8)))
+    header = struct.pack(">IIBBBBB", 4, 8, 4, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", grey), (b"IEND", b"")]
+    body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    with pytest.raises(ValueError, match=r"mask\.png.*L;4"):
+        load_mask(file)
+    Image.fromarray(mask).save(file, "jpeg")
+    with pytest.raises(ValueError, match=r"mask\.png.*JPEG"):
+        load_mask(file)
+    save_mask(np.random.default_rng(0).integers(0, 255, (80, 80)), file)
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(OSError, match=r"mask\.png cannot be read as a mask"):
+        load_mask(file)
+    with pytest.raises(FileNotFoundError):
+        load_mask(tmp_path / "none.png")

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from crt import create_model
 from crt.cam import CAMExtractor
-from crt.cli.report import worst
+from crt.cli.report import level, numbers, worst
 from crt.data import VOC_CLASSES, VOCSegmentation, load_mask, save_mask
 from crt.metrics import load_maps, measure_seeds, seed_curve
 from crt.models import CRT
@@ -170,6 +170,8 @@ def test_boxes(birds, cub, tmp_path):
         (["boxes", "--root", "{voc}", "--model", "{birds}"], "classes.txt does not exist"),
         (["boxes", "--root", "{cub}", "--model", "{model}", "--thresholds", "1:0"], "FIRST:LAST:STEP"),
         (["boxes", "--root", "{cub}", "--model", "{birds}", "--worst", "/nowhere/w.png"], "--worst /nowhere/w.png"),
+        (["boxes", "--root", "{cub}", "--model", "{birds}", "--thresholds", "0:2:0.5"], "0 to 1"),
+        (["boxes", "--root", "{cub}", "--model", "{birds}", "--json", "{cub}"], "this is a folder"),
         (["masks", "--root", "{voc}", "--list", "train", "--masks", "/nowhere"], "no mask of 'a'"),
         (["cam", "--root", "{voc}", "--list", "train", "--maps", "/nowhere"], "no maps of 'a'"),
         (["cam", "--root", "{voc}", "--list", "train", "--maps", "/n", "--model", "m"], "either --model or --maps"),
@@ -225,3 +227,25 @@ def test_maps_of_models_with_other_orders_and_without_names(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match="CAMResult.save"):
         load_maps(tmp_path / "a.safetensors", VOC_CLASSES)
+
+
+def test_thresholds_end_at_the_last():
+    assert numbers("0.1:0.48:0.1", "", "") == [0.1, 0.2, 0.3, 0.4]
+    assert numbers("0:0.99:0.01", "", "")[-1] == 0.99
+    assert [level(t) for t in numbers("0.3:0.301:0.0005", "", "")] == ["0.300", "0.300500", "0.301"]
+
+
+def test_broken_files_are_named_and_a_late_failure_keeps_the_record(voc, maps, model, tmp_path):
+    measure = ["eval", "cam", "--root", voc, "--list", "train", "--thresholds", "0.3"]
+    photo, mask = voc / "JPEGImages/a.jpg", next((voc / "SegmentationClassAug").glob("a.png"))
+    photo.write_bytes(photo.read_bytes()[:300])
+    done = run(*measure, "--model", model)
+    assert done.exit_code == 2 and "a.jpg cannot be read as a photo" in " ".join(done.output.split())
+    done = run(*measure, "--maps", maps, "--json", tmp_path / "r.json", "--worst", tmp_path / "w.png")
+    assert done.exit_code == 2 and json.loads((tmp_path / "r.json").read_text())["photos"]
+    mask.write_bytes(mask.read_bytes()[:60])
+    done = run(*measure, "--maps", maps)
+    assert done.exit_code == 2 and "a.png cannot be read as a mask" in " ".join(done.output.split())
+    mask.unlink()
+    done = run(*measure, "--maps", maps)
+    assert done.exit_code == 2 and "have no true mask" in " ".join(done.output.split())

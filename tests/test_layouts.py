@@ -1,6 +1,7 @@
 """Data sets in the layouts they come in, and what is said of mistakes in them."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -62,6 +63,8 @@ def test_cub(cub):
         ("bounding_boxes", "1 0 0 1 1\n2 nan 0 1 1\n", ["bounding_boxes.txt, line 2"]),
         ("bounding_boxes", "1 0 0 1 1\n2 0 0 1 1\n", ["images.txt, line 3", "bounding_boxes.txt"]),
         ("images", "1 001.Wren/a.jpg\n2 001.Wren/gone.jpg\n7 005.Tree_Swallow/a.jpg\n", ["images.txt, line 2", "gone"]),
+        ("images", "1 001.Wren/a.jpg\n2 001.Wren/a.jpg\n7 a.jpg\n", ["images.txt, line 2", "twice"]),
+        ("images", "1 /a.jpg\n2 b.jpg\n7 c.jpg\n", ["images.txt, line 1", "leaves the folder"]),
         ("images", None, ["images.txt does not exist"]),
     ],
 )
@@ -86,7 +89,15 @@ def test_cub_lists_and_bytes(cub):
 
 @pytest.fixture
 def folders(tmp_path):
-    for file in ("wren/b.JPG", "wren/deep/a.png", "owl/a.webp", "owl/notes.txt", ".cache/x.jpg"):
+    for file in (
+        "wren/b.JPG",
+        "wren/deep/a.png",
+        "owl/a.webp",
+        "owl/notes.txt",
+        ".cache/x.jpg",
+        "owl/._a.webp",
+        "owl/.ck/x.jpg",
+    ):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     return tmp_path
@@ -162,6 +173,7 @@ def test_coco_as_pycocotools_reads_it(coco, tmp_path):
         (lambda c: c.pop("images"), ["expected a list 'images' beside categories, annotations"]),
         (lambda c: c["images"][1].pop("file_name"), ["images[1]", "'file_name'"]),
         (lambda c: c["images"][1].update(id=1), ["images[1]", "the id 1 stands there twice"]),
+        (lambda c: c["images"][1].update(file_name="1.jpg"), ["images", "'1.jpg' has two ids, 1 and 2"]),
         (lambda c: c["images"][1].update(id="2"), ["images[1]", "'id', a number"]),
         (lambda c: c["annotations"][2].update(image_id=8), ["annotations[2]", "no image with the id 8"]),
         (lambda c: c["annotations"][2].update(category_id=3), ["annotations[2]", "no category with the id 3"]),
@@ -179,7 +191,16 @@ def test_mistakes_in_coco_are_named_with_list_and_place(coco, tmp_path, change, 
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "part"), [('{\n"images": [,]}', "line 2"), ("[1]", "an object"), ("\udcff", "UTF-8")])
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('{\n"images": [,]}', "line 2"),
+        ("[1]", "an object"),
+        pytest.param("[" * 200_000, "", id="deep"),
+        pytest.param("1" * 5000, "", id="long"),
+        ("\udcff", "UTF-8"),
+    ],
+)
 def test_what_is_not_coco_is_named(tmp_path, text, part):
     (tmp_path / "a.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=f"a.json.*{part}"):
@@ -243,6 +264,8 @@ def test_arrays(voc):
         (XML.format(name="cat").replace("</object>", "", 1), ["a.xml, line", "not XML"]),
         ("", ["a.xml, line 1", "not XML"]),
         ('<!DOCTYPE a [<!ENTITY b "c">]>\n' + XML.format(name="cat"), ["a.xml", "entities"]),
+        ("<html><annotation/></html>", ["a.xml", "line 1", "<html>"]),
+        ('<?xml version="1.0" encoding="rot13"?><annotation/>', ["a.xml", "rot13"]),
         (None, ["no annotation", "a.xml"]),
     ],
 )
@@ -265,6 +288,8 @@ def test_mistakes_in_xml_are_named_with_file_and_line(voc, text, parts):
         (lambda f: np.savez(f, a=np.array([None] * 20)), ["labels.npz", "pickle", "never opened"]),
         (lambda f: np.save(f.with_suffix(".npy"), {"a": shown("cat")}), ["labels.npy", "pickle", "numpy.savez"]),
         (lambda f: np.save(f.with_suffix(".npy"), np.zeros((1, 20))), ["labels.npy", "'id' and 'labels'"]),
+        (lambda f: np.save(f.with_suffix(".npy"), structured(("a", shown("cat")), ("a", shown("dog")))), ["twice"]),
+        (lambda f: zipfile.ZipFile(f, "w").writestr("README.txt", "no array"), ["labels.npz"]),
         (lambda f: f.write_bytes(b"PK\x03\x04 no archive"), ["labels.npz"]),
         (lambda f: f.with_suffix(".npy").write_bytes(b""), ["labels.npy"]),
         (lambda f: f.with_suffix(".txt").write_text("a cat"), ["labels.txt", ".csv, .npz or .npy"]),

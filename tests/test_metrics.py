@@ -4,17 +4,20 @@ import json
 import math
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchmetrics import MetricCollection
 from torchmetrics.functional.classification import multilabel_average_precision
 
 from crt.cam import mask_from_cam
 from crt.metrics import (
     BoundaryIoU,
+    Localisation,
     MaskIoU,
     MultilabelAP,
     SeedCurve,
@@ -96,6 +99,8 @@ def test_classes_that_do_not_occur_do_not_count():
     [
         (lambda: SeedCurve(2, []), "rising"),
         (lambda: SeedCurve(2, [0.5, 0.2]), "rising"),
+        (lambda: SeedCurve(2, [0.5, math.nan]), "rising"),
+        (lambda: SeedCurve(2, [0.5, 1.5]), "0 to 1"),
         (lambda: SeedCurve(2, [0.5]).update(torch.zeros(1, 2, 2), [0], torch.zeros(2, 3)), "do not fit"),
         (lambda: SeedCurve(2, [0.5]).update(torch.zeros(1, 1, 1), [0], torch.full((1, 1), 3)), "classes \\[3\\]"),
     ],
@@ -310,6 +315,8 @@ def test_perfect_and_constant_scores():
         (lambda: confusion_matrix(torch.tensor([3]), torch.tensor([0]), 2), "prediction has classes \\[3\\]"),
         (lambda: confusion_matrix(torch.tensor([0]), torch.tensor([-1]), 2), "mask has classes \\[-1\\]"),
         (lambda: BoundaryIoU(2, ratio=0), "ratio"),
+        (lambda: MaskIoU(1).update(torch.tensor([0.9]), torch.tensor([1])), "integers"),
+        (lambda: average_precision(torch.zeros(1, 1), torch.tensor([[-1]])), "0 or 1"),
         (lambda: average_precision(torch.zeros(2, 2), torch.zeros(2, 3)), "alike"),
         (lambda: average_precision(torch.full((1, 1), math.nan), torch.zeros(1, 1)), "NaN"),
         (lambda: MultilabelAP().compute(), "no photos"),
@@ -389,3 +396,53 @@ def test_record_names_commit_and_machine():
     assert record["miou"] == 0.5
     assert {"commit", "date", "torch", "python", "machine"} < record.keys()
     assert record["machine"]["cores"] >= 1
+
+
+def test_boundary_iou_does_not_depend_on_the_value_to_ignore():
+    truth, prediction = torch.zeros(2, 40, 40, dtype=torch.long)
+    truth[10:30, 10:30], prediction[12:28, 12:28] = 1, 1
+    scores = []
+    for ignore in (-1, 2, 3, 255):
+        metric = BoundaryIoU(1, ignore=ignore)
+        masked = truth.clone()
+        masked[:3] = ignore
+        metric.update(prediction, masked)
+        scores.append(metric.compute()["iou"])
+    assert all(torch.equal(score, scores[0]) for score in scores)
+
+
+RAMP, ONES = torch.linspace(1, 0, 8)[None], torch.ones(1, 8, dtype=torch.long)
+PIXEL = torch.tensor([[0, 0, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "alike", "apart"),
+    [
+        (
+            Localisation,
+            ({"threshold": 0.1}, {"threshold": 0.9}),
+            (RAMP, PIXEL + 100, torch.ones(1), 0),
+            (RAMP, PIXEL, torch.ones(1), 0),
+        ),
+        (
+            partial(SeedCurve, 1),
+            ({"thresholds": [0.1]}, {"thresholds": [0.9]}),
+            (0 * RAMP[None], [0], ONES),
+            (RAMP[None], [0], ONES),
+        ),
+        (partial(MaskIoU, 1), ({"ignore": 0}, {"ignore": 255}), (ONES, ONES), (ONES, (RAMP > 0.5).long())),
+    ],
+)
+def test_a_collection_does_not_take_other_settings_for_one_metric(make, settings, alike, apart):
+    """It groups metrics that are the same after their first photo."""
+    together = MetricCollection({str(i): make(**chosen) for i, chosen in enumerate(settings)})
+    results = []
+    for arguments in (alike, apart):
+        together.update(*arguments)
+    for i, chosen in enumerate(settings):
+        alone = make(**chosen)
+        for arguments in (alike, apart):
+            alone.update(*arguments)
+        results.append(str(alone.compute()))
+        assert str(together[str(i)].compute()) == results[-1]
+    assert results[0] != results[1]

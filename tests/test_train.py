@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -79,14 +80,18 @@ def test_it_learns(folder):
 
 
 SCRIPT = """
-import sys, torch
+import os, sys, torch
 from pathlib import Path
 from tests.test_train import QUICK, photos_of, tiny_model
 from crt.train import train_cam
 torch.set_num_threads(1)
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 photos = photos_of(folder)
-train_cam(tiny_model(photos.class_names), photos, out, QUICK, seed=3, save_every=2, workers=0,
+model = tiny_model(photos.class_names)
+for module in model.modules():
+    if isinstance(module, torch.nn.Dropout):
+        module.p = float(os.environ.get("DROPOUT", 0))
+train_cam(model, photos, out, QUICK, seed=3, save_every=2, workers=0,
           progress=lambda steps, first, total, status: (print(first + i, flush=True) or s for i, s in enumerate(steps)))
 """
 
@@ -104,19 +109,21 @@ def free_port():
 
 
 def test_killed_and_resumed_equals_never_stopped(folder):
-    whole = start(folder, "whole")
+    whole = start(folder, "whole", DROPOUT="0.2")  # random numbers of the network itself
     assert whole.wait(120) == 0
-    killed = start(folder, "killed")
+    killed = start(folder, "killed", DROPOUT="0.2")
     for line in killed.stdout:
         if int(line) >= 5:  # the checkpoint is of step 4
             killed.send_signal(signal.SIGKILL)
             break
     assert killed.wait(60) == -signal.SIGKILL
     assert not (folder / "killed/model").exists()
-    resumed = start(folder, "killed")
+    resumed = start(folder, "killed", DROPOUT="0.2")
     steps = [int(line) for line in resumed.stdout]
     assert resumed.wait(120) == 0
     assert steps[0] in (4, 6)
+    logged = [json.loads(line)["step"] for line in (folder / "killed/log.jsonl").read_text().splitlines()]
+    assert logged == sorted(set(logged)) and logged[-1] == 12
     one, other = (load_file(folder / run / "model/model.safetensors") for run in ("whole", "killed"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -140,7 +147,13 @@ def test_a_run_with_other_settings_is_not_continued(folder):
     train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, workers=0)
     with pytest.raises(ValueError, match="seed: 0 then, 1 now"):
         train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, seed=1, workers=0)
-    (folder / "run/checkpoint.safetensors").write_bytes(b"half")
+    checkpoint = folder / "run/checkpoint.safetensors"
+    content = bytearray(checkpoint.read_bytes())
+    content[-4000:] = bytes(byte ^ 1 for byte in content[-4000:])
+    checkpoint.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged"):
+        train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, workers=0)
+    checkpoint.write_bytes(b"half")
     with pytest.raises(ValueError, match="damaged"):
         train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, workers=0)
 
@@ -150,7 +163,16 @@ def test_other_photos_or_precision_are_another_run(folder):
     train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, workers=0)
     with pytest.raises(ValueError, match="precision: no then, bf16 now"):
         train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, precision="bf16", workers=0)
-    photos.photos[0] = photos.photos[0]._replace(labels=[0, 1, 2])
+    run = partial(train_cam, tiny_model(photos.class_names), photos, folder / "begun", QUICK, workers=0)
+    run(settings={"start": "a"})
+    with pytest.raises(ValueError, match="start: a then, b now"):
+        run(settings={"start": "b"})
+    before = photos.photos[0]
+    photos.photos[0] = before._replace(labels=[0, 1, 2])
+    with pytest.raises(ValueError, match="data: "):
+        train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, workers=0)
+    photos.photos[0] = before
+    Image.new("RGB", (80, 100)).save(before.image)
     with pytest.raises(ValueError, match="data: "):
         train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, workers=0)
     with pytest.raises(ValueError, match="'no' or 'bf16'"):

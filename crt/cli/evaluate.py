@@ -98,22 +98,18 @@ def eval_cam(
         source = f"{name}{_after(refine)}" if maps is None else maps
         title = (
             f"{kind} {100 * best:.2f} of {source} on {split} ({len(data)} photos, {labels}, "
-            f"masks' resolution), background threshold {threshold:.3f} ({rule}); "
+            f"masks' resolution), background threshold {report.level(threshold)} ({rule}); "
             f"over the classes FP {report.percent(float(fp[1:].nanmean()))}, "
             f"FN {report.percent(float(fn[1:].nanmean()))}"
         )
         names = ["background", *VOC_CLASSES]
         report.show(title, {"IoU": iou.tolist(), "FP": fp.tolist(), "FN": fn.tolist()}, names)
         low = report.worst(data.names, found.photos[:, place])
-        report.write_plot(plot, title, "background threshold", levels, {kind: curve.tolist()})
-        rows = sheets.seed_rows(data, low, seeds, threshold)
-        with autocast(device, bf16):
-            report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
         report.write_record(
             record,
             measure=kind,
-            **({"model": name, "refiner": refine} if maps is None else {"maps": maps.name}),
-            root=root.name,
+            **({"model": name, "refiner": refine} if maps is None else {"maps": maps.resolve().name}),
+            root=root.resolve().name,
             list=split,
             photos=len(data),
             labels=labels,
@@ -121,11 +117,15 @@ def eval_cam(
             **(report.seen_by(extractor, bf16) if maps is None else {}),
             threshold_rule=rule,
             threshold=round(threshold, 6),
-            miou=best,
-            curve={f"{t:.3f}": miou for t, miou in zip(levels, curve.tolist(), strict=True)},
+            miou=report.share(best),
+            curve={report.level(t): report.share(miou) for t, miou in zip(levels, curve.tolist(), strict=True)},
             **_class_fields(names, iou=iou, fp=fp, fn=fn),
             worst=[{"name": photo, "miou": report.share(score)} for _, photo, score in low],
         )
+        report.write_plot(plot, title, "background threshold", levels, {kind: curve.tolist()})
+        rows = sheets.seed_rows(data, low, seeds, threshold)
+        with autocast(device, bf16):
+            report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
 
 
 @app.command("masks")
@@ -154,23 +154,23 @@ def eval_masks(
         columns = {"IoU": scores["iou"], "FP": scores["fp"], "FN": scores["fn"], "boundary IoU": edges["iou"]}
         report.show(title, {column: values.tolist() for column, values in columns.items()}, names)
         low = report.worst(data.names, found.photos)
-        rows = sheets.mask_rows(data, low, masks)
-        report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
         report.write_record(
             record,
             measure="mask mIoU",
-            masks=masks.name,
-            root=root.name,
+            masks=masks.resolve().name,
+            root=root.resolve().name,
             list=split,
             photos=len(data),
             resolution="masks'",
             threshold_rule="none",
-            miou=float(scores["miou"]),
-            boundary_miou=float(edges["miou"]),
+            miou=report.share(float(scores["miou"])),
+            boundary_miou=report.share(float(edges["miou"])),
             boundary_ratio=found.boundaries.ratio,
             **_class_fields(names, iou=scores["iou"], fp=scores["fp"], fn=scores["fn"], boundary_iou=edges["iou"]),
             worst=[{"name": photo, "miou": report.share(score)} for _, photo, score in low],
         )
+        rows = sheets.mask_rows(data, low, masks)
+        report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
 
 
 @app.command("boxes")
@@ -213,33 +213,28 @@ def eval_boxes(
                 extractor, data, share, thresholds=levels, square=square, refiner=refiner, progress=progress_bar
             )
         fixed, curve = found.localisation.compute(), found.curve.compute()
+        peak = "best on this list" if len(levels) > 1 else "given"
         resolution = f"photos seen at {square} x {square}" if square else "photos' own resolution"
         percent = {name: report.percent(float(value), 2) for name, value in fixed.items()}
         best = float(curve["max_box_acc"][1])
         title = (
-            f"{model}{_after(refine)} on {split} of {root.name} ({len(data)} photos, {resolution}), "
-            f"threshold {share:.3f} ({rule}), IoU 0.5: GT-known {percent['gt_known']}, "
+            f"{model}{_after(refine)} on {split} of {root.resolve().name} ({len(data)} photos, {resolution}), "
+            f"threshold {report.level(share)} ({rule}), IoU 0.5: GT-known {percent['gt_known']}, "
             f"localisation Top-1 {percent['top1_loc']}, Top-5 {percent['top5_loc']}; "
             f"classification Top-1 {percent['top1_cls']}, Top-5 {percent['top5_cls']}; "
-            f"MaxBoxAcc {100 * best:.2f} at {float(curve['threshold'][1]):.3f} (best on this list), "
+            f"MaxBoxAcc {100 * best:.2f} at {report.level(float(curve['threshold'][1]))} ({peak}), "
             f"MaxBoxAccV2 {100 * float(curve['max_box_acc_v2']):.2f} (each IoU's best on this list)"
         )
         per_class = _per_class(data, found)
         report.show(title, per_class, data.class_names)
         low = report.worst([photo.name for photo in data.photos], found.overlaps)
-        curves = {
-            f"BoxAcc, IoU {x:g}": curve["box_acc"][:, i].tolist() for i, x in enumerate(found.curve.ious.tolist())
-        }
-        report.write_plot(plot, title, "threshold (share of the map's range)", levels, curves)
-        rows = sheets.box_rows(data, low, found.boxes)
-        report.write_sheet(worst, _worst_title(low, title), rows, columns=5, width=230)
         ious = [f"{x:g}" for x in found.curve.ious.tolist()]
         report.write_record(
             record,
             measure="localisation",
             model=model,
             refiner=refine,
-            root=root.name,
+            root=root.resolve().name,
             list=split,
             photos=len(data),
             resolution=resolution,
@@ -250,15 +245,19 @@ def eval_boxes(
             **{name: float(value) for name, value in fixed.items()},
             max_box_acc=dict(zip(ious, curve["max_box_acc"].tolist(), strict=True)),
             max_box_acc_threshold=dict(zip(ious, [round(t, 6) for t in curve["threshold"].tolist()], strict=True)),
-            max_box_acc_rule="best on this list",
+            max_box_acc_rule=peak,
             max_box_acc_v2=float(curve["max_box_acc_v2"]),
-            curve={f"{t:.3f}": row for t, row in zip(levels, curve["box_acc"].tolist(), strict=True)},
+            curve={report.level(t): row for t, row in zip(levels, curve["box_acc"].tolist(), strict=True)},
             classes={
                 name: {key: report.share(values[i]) for key, values in per_class.items()}
                 for i, name in enumerate(data.class_names)
             },
             worst=[{"name": photo, "iou": report.share(score)} for _, photo, score in low],
         )
+        curves = {f"BoxAcc, IoU {iou}": values for iou, values in zip(ious, curve["box_acc"].T.tolist(), strict=True)}
+        report.write_plot(plot, title, "threshold (share of the map's range)", levels, curves)
+        rows = sheets.box_rows(data, low, found.boxes)
+        report.write_sheet(worst, _worst_title(low, title), rows, columns=5, width=230)
 
 
 def _after(refine: str) -> str:

@@ -17,6 +17,8 @@ def check_outputs(plot: Path | None = None, **options: Path | None) -> None:
     for name, path in {"plot": plot, **options}.items():
         if path is not None and not path.parent.is_dir():
             raise FileNotFoundError(f"--{name} {path}: there is no folder {path.parent}.")
+        if path is not None and path.is_dir():
+            raise IsADirectoryError(f"--{name} {path}: this is a folder; give the name of a file.")
     if plot is not None:
         try:
             import matplotlib  # noqa: F401
@@ -31,7 +33,7 @@ def numbers(text: str, option: str, example: str) -> list[float]:
         if len(values) == 1:
             return values
         first, last, step = values
-        count = int((last - first) / step + 1.5)
+        count = int((last - first) / step + 1e-6) + 1
     except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"{option} {text!r}: expected one number or FIRST:LAST:STEP, for example {example}.") from None
     return [round(first + step * i, 6) for i in range(count)]
@@ -41,9 +43,14 @@ def percent(value: float, digits: int = 1) -> str:
     return "-" if value != value else f"{100 * value:.{digits}f}"
 
 
+def level(threshold: float) -> str:
+    """A threshold in words: three digits, or six where they differ."""
+    return f"{threshold:.3f}" if abs(threshold - round(threshold, 3)) < 1e-6 else f"{threshold:.6f}"
+
+
 def share(value: float) -> float | None:
     """For a record: JSON knows no NaN."""
-    return None if value != value else round(value, 6)
+    return None if value != value else round(value, 9)
 
 
 def show(title: str, columns: Mapping[str, Sequence[float]], names: Sequence[str]) -> None:
@@ -88,7 +95,7 @@ def write_plot(
     axes.set_ylabel("%")
     axes.grid(alpha=0.3)
     axes.legend()
-    axes.set_title(title, fontsize=9, wrap=True)
+    axes.set_title(title, fontsize=9, wrap=True, parse_math=False)
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

@@ -49,10 +49,16 @@ class CUBLocalisation:
         kept = _read_once(split_table, "an image id and 0 or 1", files)
         boxes = _read_boxes(self.root / "bounding_boxes.txt", files)
         self.photos: list[CUBPhoto] = []
+        seen: set[str] = set()
         for number, (where, file) in files.items():
             for table, known in (("image_class_labels", labels), ("train_test_split", kept), ("bounding_boxes", boxes)):
                 if number not in known:
                     raise ValueError(f"{where}: image {number} has no row in {self.root / table}.txt.")
+            if file in seen:
+                raise ValueError(f"{where}: {file!r} stands in the table twice.")
+            seen.add(file)
+            if Path(file).is_absolute() or ".." in Path(file).parts:
+                raise ValueError(f"{where}: {file!r} leaves the folder {self.root / 'images'}.")
             place, label = labels[number]
             if label not in classes:
                 raise ValueError(f"{place}: unknown class {label}; classes.txt has {', '.join(list(classes)[:5])}, ...")
@@ -83,7 +89,7 @@ def _rows(table: Path, columns: int, expected: str) -> Iterator[tuple[str, list[
     if not table.is_file():
         raise FileNotFoundError(f"{table} does not exist; each of its rows is {expected}.")
     try:
-        lines = table.read_text(encoding="utf-8").splitlines()
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{table}: not a text in UTF-8 ({error.reason} at byte {error.start}).") from error
     for number, line in enumerate(lines, 1):

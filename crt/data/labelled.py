@@ -143,7 +143,10 @@ class LabelledPhotos:
         for file, _ in found:
             if not (Path(folder) / file).is_file():
                 raise FileNotFoundError(f"{table}: there is no photo at {Path(folder) / file}.")
-        return cls._listed(Path(folder), found, names)
+        try:
+            return cls._listed(Path(folder), found, names)
+        except ValueError as error:
+            raise placed(error, f"{table}, images") from error
 
     @classmethod
     def from_cub(cls, root: str | os.PathLike[str], split: str) -> "LabelledPhotos":

@@ -41,6 +41,7 @@ def read_folders(root: str | os.PathLike[str], class_names: Sequence[str] | None
         if folder.name not in names:
             raise ValueError(f"{folder}: unknown class {folder.name!r}.{did_you_mean(folder.name, names)}")
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PHOTOS and file.is_file())
+        files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
         if not files:
             raise ValueError(f"{folder} has no photos ({', '.join(PHOTOS)}).")
         found += [(file.relative_to(root).as_posix(), [names.index(folder.name)]) for file in files]
@@ -64,6 +65,10 @@ def read_coco(table: str | os.PathLike[str]) -> Listing:
     if len(set(names)) != len(names):
         raise ValueError(f"{table}, categories: two of them have the same name.")
     files = _by_id(table, content, "images", "file_name", str)
+    owner: dict[str, int] = {}
+    for number, file in files.items():
+        if owner.setdefault(file, number) != number:
+            raise ValueError(f"{table}, images: {file!r} has two ids, {owner[file]} and {number}.")
     labels: dict[int, set[int]] = {number: set() for number in files}
     index = {number: place for place, number in enumerate(order)}
     for place, entry in enumerate(_entries(table, content, "annotations")):
@@ -89,6 +94,8 @@ def _load(table: Path) -> dict[str, Any]:
         raise ValueError(f"{table}, line {error.lineno}: not JSON: {error.msg}.") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{table}: not a text in UTF-8 ({error.reason} at byte {error.start}).") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{table}: {error}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{table}: expected an object with images, annotations and categories.")
     return content

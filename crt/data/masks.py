@@ -47,9 +47,22 @@ def load_mask(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads a palette or grey PNG as (H, W) uint8 (uint16, if it has 16 bits), the values as stored.
 
     Raises:
-        ValueError: the file is a colour picture, whose values are not classes.
+        FileNotFoundError: there is no file.
+        OSError: it cannot be read.
+        ValueError: the file is no PNG, or its values are no classes: a colour picture, grey of fewer than 8 bits.
     """
-    with Image.open(path) as image:
-        if image.mode not in ("P", "L", "I;16"):
-            raise ValueError(f"{os.fspath(path)}: a mask is a palette or grey image, this one is {image.mode}.")
-        return np.array(image)
+    name = os.fspath(path)
+    try:
+        with Image.open(path) as image:
+            kind, mode = image.format, image.mode
+            stored = str(image.tile[0][3]) if image.tile else mode  # grey of fewer than 8 bits is "L;4", say
+            values = np.array(image)
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise OSError(f"{name} cannot be read as a mask: {error}") from error
+    if kind != "PNG":
+        raise ValueError(f"{name}: a mask is a PNG, this one is a {kind}.")
+    if mode not in ("P", "L", "I;16") or (mode == "L" and ";" in stored):
+        raise ValueError(f"{name}: a mask is a palette image, or grey with 8 or 16 bits; this one is {stored}.")
+    return values

@@ -40,7 +40,8 @@ class VOCSegmentation:
 
     Raises:
         FileNotFoundError: the folder lacks one of these; the message names it, and the lists there are.
-        ValueError: a name without labels or an unknown class, with file and line.
+        ValueError: a name that stands there twice or has no labels, or an unknown class, with file and line; an empty
+            list.
     """
 
     def __init__(
@@ -57,16 +58,17 @@ class VOCSegmentation:
         if not file.is_file():
             there = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
             raise FileNotFoundError(f"{file} does not exist. Lists in that folder: {there}.")
-        self.names = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+        lines = _read_list(file)
+        self.names = list(lines)
         source = find_labels(self.root) if labels is None else Path(labels)
         if not source.exists():
             raise FileNotFoundError(f"there are no labels at {source}.")
         self.labels = read_labels(source, self.names, VOC_CLASSES, difficult=difficult)
         masks = [self.root / folder for folder in ("SegmentationClassAug", "SegmentationClass")]
         self.mask_folder = next((folder for folder in masks if folder.is_dir()), masks[0])
-        for number, name in enumerate(self.names, 1):
+        for name, where in lines.items():
             if name not in self.labels:
-                raise ValueError(f"{file}, line {number}: {name!r} has no labels in {source}.")
+                raise ValueError(f"{where}: {name!r} has no labels in {source}.")
 
     def __iter__(self) -> Iterator[VOCPhoto]:
         return map(self.__getitem__, range(len(self)))
@@ -78,3 +80,21 @@ class VOCSegmentation:
         name = self.names[index]
         image = self.root / "JPEGImages" / f"{name}.jpg"
         return VOCPhoto(name, image, self.mask_folder / f"{name}.png", self.labels[name])
+
+
+def _read_list(file: Path) -> dict[str, str]:
+    """{name: "FILE, line N"} of a list, a name a line."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not a text in UTF-8 ({error.reason} at byte {error.start}).") from error
+    names: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            where, name = f"{file}, line {number}", line.split()[0]
+            if name in names:
+                raise ValueError(f"{where}: {name!r} stands in the list twice.")
+            names[name] = where
+    if not names:
+        raise ValueError(f"{file} names no photos.")
+    return names

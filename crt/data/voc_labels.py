@@ -2,8 +2,7 @@
 
 import csv
 import os
-import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from xml.parsers import expat
 
@@ -68,16 +67,29 @@ def _ordered(found: set[str], classes: Sequence[str], where: str) -> list[str]:
 
 
 def _read_csv(path: Path, classes: Sequence[str], difficult: bool) -> dict[str, list[str]]:
-    labels = {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        for number, row in enumerate(csv.DictReader(file), 2):
-            if not row.get("id") or row.get("labels") is None:
-                raise ValueError(f"{path}, line {number}: expected the columns id,labels[,difficult], got {row}.")
-            found = set(row["labels"].split())
-            if difficult:
-                found |= set((row.get("difficult") or "").split())
-            labels[row["id"]] = _ordered(found, classes, f"{path}, line {number}")
+    labels: dict[str, list[str]] = {}
+    for where, row in _rows(path):
+        if not row.get("id") or row.get("labels") is None or None in row:
+            cells = ",".join(str(cell) for cell in row.values() if cell is not None)
+            raise ValueError(f"{where}: expected id,labels[,difficult], labels separated by spaces, got {cells!r}.")
+        if row["id"] in labels:
+            raise ValueError(f"{where}: {row['id']!r} stands in the table twice.")
+        found = set(row["labels"].split())
+        if difficult:
+            found |= set((row.get("difficult") or "").split())
+        labels[row["id"]] = _ordered(found, classes, where)
     return labels
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """("FILE, line N", cells by column) of each row."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            for row in reader:
+                yield f"{path}, line {reader.line_num}", row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as a CSV in UTF-8: {error}.") from error
 
 
 def _read_arrays(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
@@ -87,10 +99,12 @@ def _read_arrays(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
             if not {"id", "labels"} <= set(content.dtype.names or ()):
                 raise ValueError(f"expected the fields 'id' and 'labels', got {content.dtype.names or content.dtype}")
             pairs = {str(row["id"]): row["labels"] for row in content.reshape(-1)}
+            if len(pairs) < content.size:
+                raise ValueError("an id stands there twice")
         else:
             with content:
-                pairs = {name: content[name] for name in content.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+                pairs = {name: np.asarray(content[name]) for name in content.files}
+    except Exception as error:  # numpy's readers raise what they like
         if "pickle" in str(error).lower():
             raise ValueError(
                 f"{path} is a pickle, which could run any code and is never opened. Where you trust it, save it as "
@@ -123,6 +137,8 @@ class _Annotation:
 
     def _start(self, tag: str, _: dict[str, str]) -> None:
         self._path.append(tag)
+        if self._path[0] != "annotation":
+            raise ValueError(f"line {self._parser.CurrentLineNumber}: the root is <{tag}>, not <annotation>")
         if self._path == ["annotation", "object"]:
             self._text = {"name": ("", self._parser.CurrentLineNumber)}
 
@@ -148,7 +164,7 @@ def _read_xml(path: Path, classes: Sequence[str], difficult: bool) -> list[str]:
         objects = _Annotation(path).objects
     except expat.ExpatError as error:
         raise ValueError(f"{path}, line {error.lineno}: not XML: {expat.errors.messages[error.code]}.") from error
-    except ValueError as error:
+    except (ValueError, LookupError) as error:  # a LookupError: of an encoding
         raise ValueError(f"{path}: {error}.") from error
     for name, _, line in objects:
         _ordered({name}, classes, f"{path}, line {line}")

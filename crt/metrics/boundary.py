@@ -55,10 +55,12 @@ def boundary_counts(
         ValueError: the shapes differ, or a class is beyond C - 1.
     """
     confusion_matrix(prediction, truth, classes, ignore=ignore)  # for its checks
-    inner = truth.new_tensor(classes).long()
-    prediction = torch.where(truth == ignore, ignore, prediction.long())
-    edges = [torch.where(boundary_pixels(mask, ratio=ratio), mask, inner) for mask in (prediction, truth.long())]
-    edges[0] = torch.where(truth == ignore, inner, edges[0])
-    counts = confusion_matrix(edges[0], torch.where(truth == ignore, ignore, edges[1]), classes + 1, ignore=ignore)
+    truth = truth.long()
+    counted, inner = truth != ignore, truth.new_tensor(classes)
+    both = torch.where(counted, prediction.long(), ignore), truth
+    predicted, true = (torch.where(boundary_pixels(mask, ratio=ratio), mask, inner)[counted] for mask in both)
+    counts = confusion_matrix(
+        predicted, true, classes + 1, ignore=-1
+    )  # none is -1: those to be ignored are left out already
     hits = counts.diagonal()
     return torch.stack([hits, counts.sum(dim=0) + counts.sum(dim=1) - hits])[:, :classes]

@@ -34,7 +34,7 @@ class Components(NamedTuple):
 
 
 def min_max(cam: Tensor) -> Tensor:
-    """(H, W) of any scale -> [0, 1], its lowest value 0 and its highest 1; a constant map becomes zeros.
+    """(H, W) of any scale -> float32 in [0, 1], its lowest value 0 and its highest 1; a constant map becomes zeros.
 
     Raises:
         ValueError: another shape, or NaN or infinite values.
@@ -43,6 +43,7 @@ def min_max(cam: Tensor) -> Tensor:
         raise ValueError(f"a map is (H, W), got {tuple(cam.shape)}.")
     if not torch.isfinite(cam).all():
         raise ValueError("the map has NaN or infinite values.")
+    cam = cam.float()
     low, high = cam.min(), cam.max()
     return (cam - low) / (high - low) if high > low else torch.zeros_like(cam)
 
@@ -61,7 +62,7 @@ def component_boxes(cam: Tensor, thresholds: Tensor) -> Components:
     [[0, 0, 2, 1], [3, 0, 4, 1], [0, 0, 1, 1], [3, 0, 4, 1]]
     """
     height, width = cam.shape
-    starts, ends = _runs(torch.bucketize(cam.contiguous(), thresholds.to(cam), right=True))
+    starts, ends = _runs(torch.bucketize(cam.float().contiguous(), thresholds.to(cam.device).float(), right=True))
     row_step = width + 2
     # A run touches those of the next row that end at or behind its start and start at or before its end (8-connected).
     first = torch.searchsorted(ends, starts + row_step)
@@ -122,7 +123,8 @@ def best_overlaps(cam: Tensor, truth: Tensor, thresholds: Tensor) -> tuple[Tenso
     Raises:
         ValueError: not a map; no box, or one whose x1, y1 do not exceed x0, y0.
     """
-    if truth.ndim != 2 or truth.shape[1:] != (4,) or not len(truth) or (truth[:, 2:] <= truth[:, :2]).any():
+    right = truth.ndim == 2 and truth.shape[1:] == (4,) and len(truth) and bool(torch.isfinite(truth).all())
+    if not right or (truth[:, 2:] <= truth[:, :2]).any():
         raise ValueError(f"expected (m, 4) boxes x0, y0, x1, y1 with x1 > x0 and y1 > y0, got {truth.tolist()}.")
     components = component_boxes(min_max(cam), thresholds)
     largest = box_iou(largest_boxes(components, len(thresholds)), truth).amax(dim=1)

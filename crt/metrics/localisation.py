@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from crt.data import CUBLocalisation
 from crt.metrics.boxes import best_overlaps, component_boxes, largest_boxes, min_max
 from crt.metrics.modules import BoxCurve, Localisation
-from crt.metrics.seeds import Progress, silent
+from crt.metrics.seeds import Progress, _decoded, silent
 
 __all__ = ["BoxReport", "measure_boxes"]
 
@@ -62,8 +62,8 @@ def measure_boxes(
         progress: wraps the photos and their number, to show how far it is.
 
     Raises:
-        ValueError: the model lacks a class of the list, a photo cannot be understood.
-        FileNotFoundError: a photo is not there.
+        ValueError: the model lacks a class of the list, a true box outside its photo.
+        OSError: a photo is not there, or cannot be read.
     """
     names = extractor.model.class_names
     if names is None or (missing := [name for name in data.class_names if name not in names]):
@@ -97,8 +97,9 @@ def _seen(
 
     def pairs() -> Iterator[tuple[np.ndarray, int]]:
         for photo in data:
-            with Image.open(photo.image) as file:
-                image = file.convert("RGB")
+            image = Image.fromarray(_decoded(extractor, photo.image).permute(1, 2, 0).cpu().numpy())
+            if any(x1 <= 0 or y1 <= 0 or x0 >= image.width or y0 >= image.height for x0, y0, x1, y1 in photo.boxes):
+                raise ValueError(f"{photo.image}: a true box lies outside its {image.width} x {image.height} pixels.")
             size = (square, square) if square else image.size
             factor = torch.tensor([size[0] / image.width, size[1] / image.height] * 2, dtype=torch.float64)
             pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR) if square else image)

@@ -36,6 +36,10 @@ class _Counts(Metric):
     def _add_counts(self, name: str, *size: int) -> None:
         self.add_state(name, torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
 
+    def _add_settings(self, *values: float) -> None:
+        """Settings as a state: a ``MetricCollection`` takes metrics of equal states for one."""
+        self.add_state("settings", torch.tensor(values, dtype=torch.float64), dist_reduce_fx="max")
+
 
 class MaskIoU(_Counts):
     """Intersection over union of masks, with false positives and false negatives.
@@ -56,6 +60,7 @@ class MaskIoU(_Counts):
         super().__init__()
         self.classes, self.ignore = num_classes + 1, ignore
         self._add_counts("confusion", self.classes, self.classes)
+        self._add_settings(ignore)
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
         """Adds masks: (..., H, W) integers each, as in ``confusion_matrix``."""
@@ -85,6 +90,7 @@ class BoundaryIoU(_Counts):
             raise ValueError(f"ratio must be above 0 and below 1, got {ratio}.")
         self.classes, self.ratio, self.ignore = num_classes + 1, ratio, ignore
         self._add_counts("counts", 2, self.classes)
+        self._add_settings(ratio, ignore)
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
         """Adds a photo: (H, W) integers each, as in ``boundary_counts``."""
@@ -116,6 +122,7 @@ class SeedCurve(_Counts):
         self.register_buffer("thresholds", _rising(thresholds), persistent=False)
         self.num_classes, self.ignore = num_classes, ignore
         self._add_counts("counts", num_classes + 1, num_classes + 1, len(thresholds) + 1)
+        self._add_settings(*thresholds, ignore)
 
     def update(self, maps: Tensor, labels: Sequence[int], truth: Tensor) -> None:
         """Adds a photo.
@@ -208,6 +215,7 @@ class Localisation(_Counts):
         self.iou = iou
         self._add_counts("hits", len(self.names))
         self._add_counts("photos")
+        self._add_settings(threshold, iou)
 
     def update(self, cam: Tensor, truth: Tensor, logits: Tensor, label: int) -> None:
         """Adds a photo.
@@ -259,10 +267,13 @@ class BoxCurve(_Counts):
         super().__init__()
         thresholds = [i / 100 for i in range(100)] if thresholds is None else thresholds
         self.register_buffer("thresholds", _rising(thresholds), persistent=False)
+        if not ious or not all(0 < iou <= 1 for iou in ious):
+            raise ValueError(f"ious must be above 0 to 1, got {list(ious)}.")
         self.register_buffer("ious", torch.tensor(ious, dtype=torch.float64), persistent=False)
         for name in ("largest", "every"):
             self._add_counts(name, len(thresholds), len(ious))
         self._add_counts("photos")
+        self._add_settings(*thresholds, *ious)
 
     def update(self, cam: Tensor, truth: Tensor) -> None:
         """Adds a photo: (H, W), the map of its true class, and (m, 4) boxes, XYXY in pixels of the map."""
@@ -290,6 +301,6 @@ class BoxCurve(_Counts):
 
 def _rising(thresholds: Sequence[float]) -> Tensor:
     values = torch.tensor(thresholds, dtype=torch.float32)
-    if values.numel() == 0 or (values.diff() <= 0).any():
-        raise ValueError(f"thresholds must be rising, got {list(thresholds)}.")
+    if values.numel() == 0 or not ((values >= 0) & (values <= 1)).all() or not (values.diff() > 0).all():
+        raise ValueError(f"thresholds must be rising, 0 to 1, got {list(thresholds)}.")
     return values

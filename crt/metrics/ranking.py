@@ -41,6 +41,8 @@ def as_rankings(scores: Tensor, targets: Tensor, counted: Tensor | None) -> tupl
         )
     if scores.isnan().any():
         raise ValueError("the scores have NaN values.")
+    if not ((targets == 0) | (targets == 1)).all():
+        raise ValueError("targets are 0 or 1; what does not count is said by counted.")
     return scores.to(torch.promote_types(scores.dtype, torch.float32)), targets.bool(), counted
 
 

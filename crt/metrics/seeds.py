@@ -75,8 +75,19 @@ def seeds_of_model(extractor: Any, photos: Iterable[VOCPhoto], *, refiner: nn.Mo
     names = extractor.model.class_names
     if names is None or tuple(names) != VOC_CLASSES:
         raise ValueError(f"the masks are of the 20 VOC classes in VOC's order, the model's classes are {names}.")
-    results = extractor.stream((Image.open(photo.image), photo.labels) for photo in photos)
+    results = extractor.stream((_decoded(extractor, photo.image), photo.labels) for photo in photos)
     return ((result.refined(refiner).maps, result.labels) for result in results)
+
+
+def _decoded(extractor: Any, file: Path) -> Tensor:
+    """The photo as the model takes it: (3, H, W) uint8."""
+    try:
+        with Image.open(file) as image:
+            return extractor.model.photos([image])[0]
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # decoders raise what they like
+        raise OSError(f"{file} cannot be read as a photo: {error}") from error
 
 
 def seeds_of_folder(folder: str | os.PathLike[str], photos: Iterable[VOCPhoto]) -> Iterator[Seed]:
@@ -107,7 +118,12 @@ def load_maps(path: str | os.PathLike[str], class_names: Sequence[str]) -> Seed:
         with safe_open(path, "pt") as file:
             maps, labels = file.get_tensor("maps"), file.get_tensor("labels").tolist()
             names = json.loads((file.metadata() or {}).get("names", "null"))
-    except (SafetensorError, json.JSONDecodeError) as error:
+            if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
+                raise ValueError("labels are (k,) integers")
+            if names is not None and not (isinstance(names, list) and len(names) == len(labels)):
+                raise ValueError("names are a list, one for each label")
+            maps = maps.float()
+    except (SafetensorError, ValueError, NotImplementedError) as error:
         raise ValueError(f"{os.fspath(path)}: no maps as CAMResult.save writes them: {error}.") from error
     if names is None or names == [str(label) for label in labels]:  # a model without names
         known = [0 <= label < len(class_names) for label in labels]
@@ -141,6 +157,7 @@ def measure_seeds(
         FileNotFoundError: a mask is not there.
     """
     curve, own = SeedCurve(len(VOC_CLASSES), thresholds), []
+    _check_masks(data)
     for photo, (maps, labels) in progress(zip(data, seeds, strict=True), len(data)):
         before = curve.counts.clone()
         try:
@@ -159,6 +176,7 @@ def measure_masks(folder: str | os.PathLike[str], data: VOCSegmentation, *, prog
         ValueError: a file that is no mask of the VOC classes, or whose size differs from the list's.
     """
     files = [mask_file(folder, photo.name) for photo in data]
+    _check_masks(data)
     masks, boundaries, own = MaskIoU(len(VOC_CLASSES)), BoundaryIoU(len(VOC_CLASSES)), []
     for photo, file in progress(zip(data, files, strict=True), len(data)):
         truth, prediction = (torch.from_numpy(load_mask(path)).long() for path in (photo.mask, file))
@@ -183,3 +201,9 @@ def _first(folder: Path, name: str, endings: Sequence[str], what: str) -> Path:
     if found is None:
         raise FileNotFoundError(f"no {what} of {name!r}: neither {files[0]} nor {files[1].name}.")
     return found
+
+
+def _check_masks(data: VOCSegmentation) -> None:
+    """FileNotFoundError before the work if a true mask is not there."""
+    if missing := [photo.mask for photo in data if not photo.mask.is_file()]:
+        raise FileNotFoundError(f"{len(missing)} of {len(data)} photos have no true mask, the first: {missing[0]}.")

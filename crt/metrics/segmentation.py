@@ -21,7 +21,7 @@ def confusion_matrix(prediction: Tensor, truth: Tensor, classes: int, *, ignore:
         (C, C) int64, [truth, prediction].
 
     Raises:
-        ValueError: the shapes differ, or a class is beyond C - 1.
+        ValueError: the shapes differ, masks that are no integers, or a class beyond C - 1.
 
     >>> confusion_matrix(torch.tensor([[0, 1, 1]]), torch.tensor([[0, 0, 255]]), 2)
     tensor([[1, 1],
@@ -29,7 +29,9 @@ def confusion_matrix(prediction: Tensor, truth: Tensor, classes: int, *, ignore:
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"a prediction of {tuple(prediction.shape)} does not fit a mask of {tuple(truth.shape)}.")
-    counted = truth != ignore
+    if prediction.is_floating_point() or truth.is_floating_point():
+        raise ValueError(f"masks are integers, got {prediction.dtype} and {truth.dtype}.")
+    counted = truth.long() != ignore
     truth, prediction = truth[counted].long(), prediction[counted].long()
     _check_classes("mask", truth, classes)
     _check_classes("prediction", prediction, classes)

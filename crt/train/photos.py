@@ -92,7 +92,7 @@ def _mask(path: Path, image: Tensor, classes: int) -> Tensor:
     try:
         mask = torch.from_numpy(load_mask(path))
     except (OSError, ValueError) as error:
-        raise OSError(f"{path} cannot be read as a mask: {error}") from error
+        raise OSError(str(error)) from error
     if mask.shape != image.shape[-2:] or mask.dtype != torch.uint8:
         raise OSError(f"{path} is {mask.dtype} {tuple(mask.shape)}, its photo {tuple(image.shape[-2:])}.")
     if ((mask > classes) & (mask < 255)).any():
