@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -106,7 +107,11 @@ class RefineRecipe:
 
 def _check(recipe: CAMRecipe | RefineRecipe, **more: tuple[bool, str]) -> None:
     """Rules that all recipes share, and more: name = (whether it is right, what is allowed)."""
-    area, sides = recipe.area, recipe.long_side
+    for name, value in vars(recipe).items():
+        if isinstance(value, float | tuple) and not _finite(value):
+            raise ValueError(f"{name} must be finite, got {value!r}.")
+    area, sides, clip = recipe.area, recipe.long_side, recipe.clip
+    ranged = isinstance(area, tuple) and len(area) == 2 and 0 < area[0] <= area[1] <= 1
     rules = {
         "optimizer": (recipe.optimizer in ("adamw", "sgd"), "'adamw' or 'sgd'"),
         "epochs": (recipe.epochs >= 1, "at least 1"),
@@ -114,13 +119,25 @@ def _check(recipe: CAMRecipe | RefineRecipe, **more: tuple[bool, str]) -> None:
         "crop": (recipe.crop >= 1, "at least 1"),
         "lr": (recipe.lr > 0, "above 0"),
         "warmup": (recipe.warmup >= 0, "at least 0"),
-        "clip": (recipe.clip is None or recipe.clip > 0, "above 0, or null"),
-        "area": (area is None or (len(area) == 2 and 0 < area[0] <= area[1] <= 1), "0 < a <= b <= 1"),
-        "long_side": (len(sides) == 2 and 1 <= sides[0] <= sides[1], "two rising sizes"),
+        "weight_decay": (recipe.weight_decay >= 0, "at least 0"),
+        "head_factor": (recipe.head_factor > 0, "above 0"),
+        "power": (recipe.power >= 0, "at least 0"),
+        "clip": (clip is None or (isinstance(clip, int | float) and _finite(clip) and clip > 0), "above 0, or null"),
+        "area": (area is None or ranged, "0 < a <= b <= 1"),
+        "long_side": (
+            len(sides) == 2 and all(isinstance(side, int) for side in sides) and 1 <= sides[0] <= sides[1],
+            "two rising sizes",
+        ),
     }
     for name, (right, wanted) in [*rules.items(), *more.items()]:
         if not right:
             raise ValueError(f"{name} must be {wanted}, got {getattr(recipe, name)!r}.")
+
+
+def _finite(value: Any) -> bool:
+    """Whether a number, or each of a tuple, is one."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers)
 
 
 _PAPER = CAMRecipe(
@@ -205,7 +222,7 @@ def _parse(name: str, text: str, old: Any) -> Any:
         value = json.loads(text)
     except ValueError:
         value = text
-    if isinstance(old, float) and isinstance(value, int):
+    if isinstance(old, float) and type(value) is int:
         value = float(value)
     if isinstance(value, list):
         value = tuple(value)
