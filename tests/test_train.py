@@ -179,6 +179,16 @@ def test_other_photos_or_precision_are_another_run(folder):
         train_cam(tiny_model(photos.class_names), photos, folder / "other", QUICK, precision="fp8", workers=0)
 
 
+def test_the_environment_changes_no_run_that_says_what_it_wants(folder, monkeypatch):
+    photos, weights = photos_of(folder), []
+    for run in ("plain", "told"):
+        model = train_cam(tiny_model(photos.class_names), photos, folder / run, QUICK, precision="no", workers=0)
+        weights.append(model.head.weight)
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+        monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert torch.equal(*weights)
+
+
 def test_a_compiled_run_leaves_a_plain_model(folder, monkeypatch):
     compiled, original = [], torch.compile
     monkeypatch.setattr(torch, "compile", lambda m: compiled.append(1) or original(m, backend="eager"))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from crt.data import CUBLocalisation
 from crt.metrics.boxes import best_overlaps, component_boxes, largest_boxes, min_max
 from crt.metrics.modules import BoxCurve, Localisation
-from crt.metrics.seeds import Progress, _decoded, silent
+from crt.metrics.seeds import Progress, decoded, silent
 
 __all__ = ["BoxReport", "measure_boxes"]
 
@@ -97,7 +97,7 @@ def _seen(
 
     def pairs() -> Iterator[tuple[np.ndarray, int]]:
         for photo in data:
-            image = Image.fromarray(_decoded(extractor, photo.image).permute(1, 2, 0).cpu().numpy())
+            image = Image.fromarray(decoded(extractor, photo.image).permute(1, 2, 0).cpu().numpy())
             if any(x1 <= 0 or y1 <= 0 or x0 >= image.width or y0 >= image.height for x0, y0, x1, y1 in photo.boxes):
                 raise ValueError(f"{photo.image}: a true box lies outside its {image.width} x {image.height} pixels.")
             size = (square, square) if square else image.size

@@ -157,8 +157,8 @@ class SeedCurve(_Counts):
 class MultilabelAP(Metric):
     """Mean average precision of image-level scores over classes; see ``average_precision``.
 
-    The scores of all photos are kept, K numbers a photo: this average cannot be had from sums.  Every process of several
-    needs a photo at least.
+    The scores of all photos are kept, K numbers a photo: this average cannot be had from sums.  Of several processes
+    each needs a photo.
     """
 
     is_differentiable = False

@@ -20,6 +20,7 @@ __all__ = [
     "MaskReport",
     "Progress",
     "SeedReport",
+    "decoded",
     "load_maps",
     "measure_masks",
     "measure_seeds",
@@ -75,11 +76,11 @@ def seeds_of_model(extractor: Any, photos: Iterable[VOCPhoto], *, refiner: nn.Mo
     names = extractor.model.class_names
     if names is None or tuple(names) != VOC_CLASSES:
         raise ValueError(f"the masks are of the 20 VOC classes in VOC's order, the model's classes are {names}.")
-    results = extractor.stream((_decoded(extractor, photo.image), photo.labels) for photo in photos)
+    results = extractor.stream((decoded(extractor, photo.image), photo.labels) for photo in photos)
     return ((result.refined(refiner).maps, result.labels) for result in results)
 
 
-def _decoded(extractor: Any, file: Path) -> Tensor:
+def decoded(extractor: Any, file: Path) -> Tensor:
     """The photo as the model takes it: (3, H, W) uint8."""
     try:
         with Image.open(file) as image:

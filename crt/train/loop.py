@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -60,7 +61,10 @@ class Run:
         self.precision = precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         if self.precision not in ("no", "bf16"):
             raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}.")
-        self.accelerator = Accelerator(mixed_precision="no", gradient_accumulation_steps=1)  # ``forward`` casts itself
+        # ``forward`` casts itself, and a step is a batch, whatever the environment says.
+        self.accelerator = Accelerator(
+            mixed_precision="no", gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1)
+        )
         if recipe.batch_size % self.accelerator.num_processes:
             raise ValueError(
                 f"a batch of {recipe.batch_size} does not divide among {self.accelerator.num_processes} processes."
