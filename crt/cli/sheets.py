@@ -40,23 +40,24 @@ def mask_rows(data: Any, low: Any, folder: Path) -> Iterator[tuple[str, list[Any
 
 def _photo_and_truth(photo: Any) -> list[Any]:
     import torch
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     from crt.data import load_mask
     from crt.viz import paint_mask
 
     with Image.open(photo.image) as image:
-        return [image.convert("RGB"), paint_mask(torch.from_numpy(load_mask(photo.mask).astype("int64")))]
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        return [upright, paint_mask(torch.from_numpy(load_mask(photo.mask).astype("int64")))]
 
 
 def box_rows(data: Any, low: Any, boxes: Any) -> Iterator[tuple[str, list[Any]]]:
     """The photo with its true boxes (green) and the map's (red)."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     from crt.viz import draw_boxes
 
     for place, name, score in low:
         photo = data[place]
         with Image.open(photo.image) as image:
-            drawn = draw_boxes(image, photo.boxes, (0, 200, 0))
+            drawn = draw_boxes(ImageOps.exif_transpose(image), photo.boxes, (0, 200, 0))
         yield f"IoU {percent(score)}: {Path(name).name}", [draw_boxes(drawn, [boxes[place].tolist()], (230, 0, 0))]
