@@ -65,7 +65,6 @@ def pseudo(
     Several processes: `torchrun --nproc-per-node N -m crt.cli pseudo ...`; with `--device cuda` each takes its own GPU.
     """
     with one_line_errors():
-        from crt._files import tensors_digest
         from crt.pseudo import make_pseudo_masks
         from crt.refine import crf_labels
 
@@ -93,12 +92,7 @@ def pseudo(
                 output,
                 threshold=levels if len(levels) == 2 else levels[0],
                 clean=crf_labels if clean else None,
-                settings={
-                    "model": model,
-                    "weights": tensors_digest(network.state_dict()),
-                    "bf16": bf16,
-                    **_identity(refine, refiner),
-                },
+                settings={**_identities(model, network, refine, refiner), "bf16": bf16},
                 process=(rank, world),
                 progress=progress_bar,
             )
@@ -134,9 +128,11 @@ def _of_all(*counts: int) -> list[int]:
     return total.tolist()
 
 
-def _identity(name: str, refiner: Any) -> dict[str, str]:
-    """The refiner's name and, if it has any, the SHA-256 of its weights."""
+def _identities(model: str, network: Any, refine: str, refiner: Any) -> dict[str, str]:
+    """The names of model and refiner, and the SHA-256 of the weights of those that have any."""
     from crt._files import tensors_digest
 
-    weights = {} if refiner is None else refiner.state_dict()
-    return {"refiner": name, **({"refiner_weights": tensors_digest(weights)} if weights else {})}
+    found = {"model": model, "weights": tensors_digest(network.state_dict()), "refiner": refine}
+    if refiner is not None and (weights := refiner.state_dict()):
+        found["refiner_weights"] = tensors_digest(weights)
+    return found

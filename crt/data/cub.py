@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from crt._messages import placed
+from crt.data.tables import name_of, text_lines
+
 __all__ = ["CUBLocalisation", "CUBPhoto"]
 
 
@@ -57,8 +60,10 @@ class CUBLocalisation:
             if file in seen:
                 raise ValueError(f"{where}: {file!r} stands in the table twice.")
             seen.add(file)
-            if Path(file).is_absolute() or ".." in Path(file).parts:
-                raise ValueError(f"{where}: {file!r} leaves the folder {self.root / 'images'}.")
+            try:
+                name = name_of(file)
+            except ValueError as error:
+                raise placed(error, where) from error
             place, label = labels[number]
             if label not in classes:
                 raise ValueError(f"{place}: unknown class {label}; classes.txt has {', '.join(list(classes)[:5])}, ...")
@@ -70,7 +75,7 @@ class CUBLocalisation:
             image = self.root / "images" / file
             if not image.is_file():
                 raise FileNotFoundError(f"{where}: there is no photo at {image}.")
-            self.photos.append(CUBPhoto(str(Path(file).with_suffix("")), image, classes[label], boxes[number]))
+            self.photos.append(CUBPhoto(name, image, classes[label], boxes[number]))
         if not self.photos:
             raise ValueError(f"{split_table} has no photo of the list {split!r}.")
 
@@ -88,16 +93,11 @@ def _rows(table: Path, columns: int, expected: str) -> Iterator[tuple[str, list[
     """("FILE, line N", cells) of each row that is not empty; the last cell may hold spaces if there are two."""
     if not table.is_file():
         raise FileNotFoundError(f"{table} does not exist; each of its rows is {expected}.")
-    try:
-        lines = table.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{table}: not a text in UTF-8 ({error.reason} at byte {error.start}).") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            cells = line.split(maxsplit=1) if columns == 2 else line.split()
-            if len(cells) != columns:
-                raise ValueError(f"{table}, line {number}: expected {expected}, got {line!r}.")
-            yield f"{table}, line {number}", [cell.strip() for cell in cells]
+    for where, line in text_lines(table):
+        cells = line.split(maxsplit=1) if columns == 2 else line.split()
+        if len(cells) != columns:
+            raise ValueError(f"{where}: expected {expected}, got {line!r}.")
+        yield where, [cell.strip() for cell in cells]
 
 
 def _read_once(

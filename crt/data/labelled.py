@@ -1,6 +1,5 @@
 """Photos with image-level labels: what training needs, from the layouts that data sets come in."""
 
-import csv
 import hashlib
 import json
 import os
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from crt._messages import did_you_mean, placed
 from crt.data.cub import CUBLocalisation
 from crt.data.listings import read_coco, read_folders
+from crt.data.tables import name_of, table_rows
 from crt.data.voc import VOC_CLASSES, VOCSegmentation
 
 __all__ = ["LabelledPhoto", "LabelledPhotos"]
@@ -119,8 +119,8 @@ class LabelledPhotos:
                     raise ValueError(f"{row.file!r} stands in the table twice.")
             except (ValueError, FileNotFoundError) as error:
                 if unusable is None:
-                    raise placed(error, f"{table}, line {row.line}") from error
-                unusable.append(f"{table}, line {row.line}: {error}")
+                    raise placed(error, row.where) from error
+                unusable.append(f"{row.where}: {error}")
         return cls(list(photos.values()), names)
 
     @classmethod
@@ -157,12 +157,12 @@ class LabelledPhotos:
 
     @classmethod
     def _listed(cls, folder: Path, found: list[tuple[str, list[int]]], names: list[str]) -> "LabelledPhotos":
-        photos = [LabelledPhoto(folder / file, labels, _name_of(file)) for file, labels in found]
+        photos = [LabelledPhoto(folder / file, labels, name_of(file)) for file, labels in found]
         return cls(photos, names)
 
 
 class _Row(NamedTuple):
-    line: int
+    where: str
     file: str
     labels: list[str]
     extra: bool
@@ -182,38 +182,18 @@ def _labelled(folder: Path, row: _Row, names: list[str]) -> LabelledPhoto:
     if not (folder / row.file).is_file():
         raise FileNotFoundError(f"there is no photo at {folder / row.file}.")
     indices = sorted({names.index(name) for name in row.labels})
-    return LabelledPhoto(folder / row.file, indices, _name_of(row.file))
-
-
-def _name_of(file: str) -> str:
-    """A photo's path in its data set, without suffix; a mask is called so, and must not land elsewhere."""
-    path = Path(file)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{file!r} leaves the folder of the photos; give a path below it.")
-    return path.with_suffix("").as_posix()
+    return LabelledPhoto(folder / row.file, indices, name_of(row.file))
 
 
 def _read_table(table: Path) -> list[_Row]:
     """The rows as they stand there."""
     if not table.is_file():
         raise FileNotFoundError(f"there is no table at {table}; it holds the columns file,labels.")
-    try:
-        rows = _rows(table)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table} cannot be read as a CSV in UTF-8: {error}.") from error
+    rows = []
+    for where, row in table_rows(table, ("file", "labels")):
+        cell = row["labels"] or ""
+        found = [name.strip() for name in cell.split(";") if name.strip()] if ";" in cell else cell.split()
+        rows.append(_Row(where, row["file"] or "", found, None in row))
     if not rows:
         raise ValueError(f"{table} has no rows.")
-    return rows
-
-
-def _rows(table: Path) -> list[_Row]:
-    rows = []
-    with open(table, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, strict=True)
-        if missing := {"file", "labels"} - set(reader.fieldnames or ()):
-            raise ValueError(f"{table}, line 1: missing columns {', '.join(sorted(missing))}; expected file,labels.")
-        for row in reader:
-            cell = row["labels"] or ""
-            found = [name.strip() for name in cell.split(";") if name.strip()] if ";" in cell else cell.split()
-            rows.append(_Row(reader.line_num, row["file"] or "", found, None in row))
     return rows

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from crt.data.tables import text_lines
 from crt.data.voc_labels import find_labels, read_labels
 
 __all__ = ["VOC_CLASSES", "VOCPhoto", "VOCSegmentation"]
@@ -84,17 +85,12 @@ class VOCSegmentation:
 
 def _read_list(file: Path) -> dict[str, str]:
     """{name: "FILE, line N"} of a list, a name a line."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not a text in UTF-8 ({error.reason} at byte {error.start}).") from error
     names: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            where, name = f"{file}, line {number}", line.split()[0]
-            if name in names:
-                raise ValueError(f"{where}: {name!r} stands in the list twice.")
-            names[name] = where
+    for where, line in text_lines(file):
+        name = line.split()[0]
+        if name in names:
+            raise ValueError(f"{where}: {name!r} stands in the list twice.")
+        names[name] = where
     if not names:
         raise ValueError(f"{file} names no photos.")
     return names

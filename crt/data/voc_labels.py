@@ -1,14 +1,14 @@
 """Image-level labels of VOC photos: from a CSV, from arrays without pickles, or from VOC's own annotations."""
 
-import csv
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.parsers import expat
 
 import numpy as np
 
 from crt._messages import did_you_mean
+from crt.data.tables import table_rows
 
 __all__ = ["find_labels", "read_labels"]
 
@@ -68,7 +68,7 @@ def _ordered(found: set[str], classes: Sequence[str], where: str) -> list[str]:
 
 def _read_csv(path: Path, classes: Sequence[str], difficult: bool) -> dict[str, list[str]]:
     labels: dict[str, list[str]] = {}
-    for where, row in _rows(path):
+    for where, row in table_rows(path):
         if not row.get("id") or row.get("labels") is None or None in row:
             cells = ",".join(str(cell) for cell in row.values() if cell is not None)
             raise ValueError(f"{where}: expected id,labels[,difficult], labels separated by spaces, got {cells!r}.")
@@ -79,17 +79,6 @@ def _read_csv(path: Path, classes: Sequence[str], difficult: bool) -> dict[str, 
             found |= set((row.get("difficult") or "").split())
         labels[row["id"]] = _ordered(found, classes, where)
     return labels
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """("FILE, line N", cells by column) of each row."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            for row in reader:
-                yield f"{path}, line {reader.line_num}", row
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as a CSV in UTF-8: {error}.") from error
 
 
 def _read_arrays(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:

@@ -59,8 +59,7 @@ def boundary_counts(
     counted, inner = truth != ignore, truth.new_tensor(classes)
     both = torch.where(counted, prediction.long(), ignore), truth
     predicted, true = (torch.where(boundary_pixels(mask, ratio=ratio), mask, inner)[counted] for mask in both)
-    counts = confusion_matrix(
-        predicted, true, classes + 1, ignore=-1
-    )  # none is -1: those to be ignored are left out already
+    # What is to be ignored is left out already: none is -1.
+    counts = confusion_matrix(predicted, true, classes + 1, ignore=-1)
     hits = counts.diagonal()
     return torch.stack([hits, counts.sum(dim=0) + counts.sum(dim=1) - hits])[:, :classes]

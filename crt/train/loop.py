@@ -202,7 +202,7 @@ class _Log:
                 temporary.write_text("".join(_until(path.read_text(encoding="utf-8"), first)), encoding="utf-8")
 
     def add(self, step: int, epoch: int, losses: dict[str, Tensor], batch_size: int) -> None:
-        if (step - 1) % LOG_EVERY == 0 or step == self.first + 1:
+        if (step - 1) % LOG_EVERY == 0:
             self.sums, self.count = {}, 0
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
