@@ -75,6 +75,7 @@ def test_predicted_labels_and_threshold(model, tmp_path):
         (["--stride", "24"], "multiple of the model's patch"),
         (["--device", "gpu7"], "--device gpu7"),
         (["--device", "cuda:99"], "--device cuda:99"),
+        (["--device", "meta"], "--device meta"),
         (["--model", "crt_vit_t17"], "crt_vit_t16"),
         (["--model", "local-dir:/nowhere"], "/nowhere"),
         (["--batch-size", "0"], "--batch-size"),

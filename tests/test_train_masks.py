@@ -111,6 +111,8 @@ def test_it_starts_from_a_trained_model(masked, folder):  # noqa: F811
     assert model.vit.pool == 0.2
     with pytest.raises(ValueError, match="knows the classes"):
         build_branches(MASKED, ["a", "b", "c"], start=start)
+    with pytest.raises(ValueError, match="not both"):
+        build_branches(MASKED, masked.class_names, start=start, backbone_checkpoint="vit.safetensors")
 
 
 def test_recipe_and_masks_belong_together(masked, folder):  # noqa: F811

@@ -75,7 +75,7 @@ def load_model(model: str, device: str) -> Any:
 
     try:
         target = torch.device(device)
-        torch.empty(0, device=target)
+        torch.zeros(1, device=target).cpu()  # nothing comes back from "meta"
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
     return crt.create_model(model, pretrained=True).to(target)

@@ -40,7 +40,7 @@ def train_cam(
         Path | None, typer.Option(help="Pseudo masks of the photos (`crt pseudo`), for a recipe that trains on them.")
     ] = None,
     start: Annotated[
-        Path | None, typer.Option(help="Go on from a trained model: a folder, for example RUN/model.")
+        Path | None, typer.Option(help="Go on from a trained model of any architecture: a folder, say RUN/model.")
     ] = None,
     preset: Annotated[
         str, typer.Option(help="A named recipe: t16-voc9k, t16-cub50, either with -masks, paper, paper-wsol.")

@@ -34,14 +34,16 @@ def build_branches(
         backbone_checkpoint, cnn_checkpoint: ImageNet weights of the two backbones, safetensors in timm's layout.
         pretrained: fetch those that are not given from timm.
         start: folder of a trained model, for example ``model`` of an earlier run: the ViT branch is that model, with
-            the recipe's settings.
+            the recipe's settings but its own architecture.
         seed: of the heads' random weights (and of all others, where none are loaded).
 
     Raises:
-        ValueError: weights that do not fit, or a ``start`` of other classes.
+        ValueError: weights that do not fit, a ``start`` of other classes, or backbone weights beside a ``start``.
     """
     torch.manual_seed(seed)
     if start is not None:
+        if backbone_checkpoint is not None:
+            raise ValueError(f"weights of the ViT from {start} or from {backbone_checkpoint}, not both.")
         vit = create_model(f"local-dir:{os.fspath(start)}", pretrained=True, **_settings_of(recipe))
         if list(vit.class_names or ()) != list(class_names):
             raise ValueError(f"{start} knows the classes {vit.class_names}, the photos' are {class_names}.")
