@@ -125,16 +125,17 @@ def wsol() -> str:
     """A row a record of benchmarks/wsol.py, the bundled weights last."""
     names = ["top1_cls", "top5_cls", "top1_loc", "top5_loc", "gt_known", "max_box_acc", "max_box_acc_v2"]
     found = sorted(
-        records("wsol_*.json"), key=lambda r: (r["masks"], "teacher" in r, r["cnn"], r["passes"], r["resolution"])
+        records("wsol_*.json"),
+        key=lambda r: (r["run"] == "bundled", r["refiner"], r["recipe"]["cnn"] or "", r["recipe"]["num_passes"]),
     )
     rows = []
     for r in found:
-        runs = f"{' + '.join(str(recipe['epochs']) for recipe in r['recipes'])} epochs"
-        masks = f"labels, then masks ({r.get('teacher') or 'its own'})" if r["masks"] else "labels"
-        row = [masks, r["resolution"], runs, r["passes"], "yes" if r["cnn"] else "no"]
-        rows.append([*row, *(percent(r[name]) for name in names), f"{r['threshold']:.2f}"])
+        recipe = r["recipe"]
+        weights = ("bundled" if r["run"] == "bundled" else "ablation", recipe["epochs"], recipe["num_passes"])
+        how = ("yes" if recipe["cnn"] else "no", REFINERS[r["refiner"]])
+        rows.append([*weights, *how, *(percent(r[name]) for name in names), f"{r['threshold']:.2f}"])
     scores = ["Top-1", "Top-5", "Top-1 loc.", "Top-5 loc.", "GT-known", "MaxBoxAcc", "MaxBoxAccV2"]
-    return markdown(["trained on", "pixels", "for", "passes", "CNN branch", *scores, "threshold"], rows)
+    return markdown(["weights", "epochs", "passes", "CNN branch", "maps", *scores, "threshold"], rows)
 
 
 def errors() -> str:

@@ -1,61 +1,55 @@
-"""Localisation on CUB: the ablation over passes and CNN branch, and training on pseudo masks on top.
+"""Localisation on CUB: the bundled weights, and the ablation over passes and CNN branch.
 
 python benchmarks/wsol.py --cub CUB_200_2011 --vit VIT.safetensors --cnn CNN.safetensors --out runs --rows bundled
 
-A tenth of the training photos of each class is held back: its boxes chose how the pseudo masks are made and choose the
-thresholds, nothing else.  Boxes of other photos are looked at once a row, with the last epoch's weights.  Each
-row goes to docs/records/; started again after it was stopped, a run goes on where it was.
-
-The row "bundled" is the transformer of crt_vit_t16.cub50: after a run on labels it learns from pseudo masks, which are
-the maps of "bird" of the model that was trained on VOC's labels; a classifier of birds alone never sees the difference
-between a bird and what birds sit on.
+A tenth of the training photos of each class is held back; its boxes choose the thresholds, and how maps are made of the
+bundled weights, and nothing else.  Boxes of test photos are looked at once a row, after the last epoch.  Each row
+goes to docs/records/; started again after it was stopped, a run goes on where it was.
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import numpy as np
 import torch
 import typer
 from _seeds import show
 from _training import trained
 
 import crt
-from crt._files import whole_file
 from crt.cam import CAMExtractor
 from crt.cli.report import write_record
-from crt.data import CUBLocalisation, LabelledPhotos, load_mask, save_mask
+from crt.data import CUBLocalisation, LabelledPhotos
 from crt.metrics import BoxReport, measure_boxes
 from crt.models import CRT
-from crt.pseudo import make_pseudo_masks
 from crt.train import CAMRecipe, build_branches, make_recipe
 
 RECORDS = Path(__file__).parents[1] / "docs" / "records"
 THRESHOLDS = [round(0.01 * i, 2) for i in range(100)]
-TEACHER, OBJECT = "crt_vit_t16.voc9k", "bird"
-UNSURE = (0.10, 0.20)  # of the pseudo masks: on either side of 0.15, best for refined maps of the photos held back
+SQUARE = 224  # pixels a side: one tile
 
 
 class Row(NamedTuple):
-    passes: int
-    cnn: bool
-    masks: bool = False
-    square: int = 224  # pixels a side to which photos are resized for measuring
-
-    @property
-    def recipes(self) -> list[CAMRecipe]:
-        """Of the run on labels and, with masks, of the one on pseudo masks."""
-        if self.masks:
-            return [make_recipe("t16-cub50"), make_recipe("t16-cub50-masks")]
-        base = make_recipe("t16-cub50", ["epochs=4"])
-        cnn, coupling = (base.cnn, base.coupling) if self.cnn else (None, 0.0)
-        return [dataclasses.replace(base, num_passes=self.passes, cnn=cnn, coupling=coupling)]
+    run: str  # rows of the same run share its weights
+    recipe: CAMRecipe
+    refiner: str = "none"
 
 
-ROWS = {f"n{n}_{'cnn' if cnn else 'alone'}": Row(n, cnn) for cnn in (False, True) for n in (0, 1, 3)}
-ROWS["bundled_224"] = Row(0, True, masks=True)
-ROWS["bundled"] = Row(0, True, masks=True, square=320)  # of 224, 320 and as they are, best for the photos held back
+def short(passes: int, cnn: bool) -> CAMRecipe:
+    """A row of the ablation: half of the bundled run's epochs."""
+    recipe = make_recipe("t16-cub50", ["epochs=4"])
+    without = {} if cnn else {"cnn": None, "coupling": 0.0}
+    return dataclasses.replace(recipe, num_passes=passes, **without)
+
+
+ROWS = {
+    name: Row(name, short(passes, cnn))
+    for cnn in (False, True)
+    for passes in (0, 1, 3)
+    for name in [f"n{passes}_{'cnn' if cnn else 'alone'}"]
+}
+ROWS["bundled"] = Row("bundled", make_recipe("t16-cub50"))
+ROWS["bundled_pamr"] = ROWS["bundled"]._replace(refiner="pamr")
 
 
 def split(cub: Path) -> tuple[LabelledPhotos, CUBLocalisation]:
@@ -71,48 +65,21 @@ def split(cub: Path) -> tuple[LabelledPhotos, CUBLocalisation]:
     return LabelledPhotos([p for p in photos.photos if p.name not in back], photos.class_names), held
 
 
-def last_of(row: Row, photos: LabelledPhotos, vit: Path, cnn: Path, out: Path) -> CRT:
-    """The transformer after the last run of the row; runs that are done are left as they are."""
-    first, *second = row.recipes
-    last = out / "labels"
-    if not (last / "model").exists():
-        start = build_branches(first, photos.class_names, backbone_checkpoint=vit, cnn_checkpoint=cnn)
-        trained(start, photos, last, first)
-    for recipe in second:
-        before, last = last, out / "masks"
-        if not (last / "model").exists():
-            pseudo_masks(photos, out)
-            start = build_branches(recipe, photos.class_names, start=before / "model")
-            trained(start, photos.with_masks(out / "pseudo"), last, recipe)
-    return crt.create_model(f"local-dir:{last / 'model'}", pretrained=True)
+def trained_on(photos: LabelledPhotos, recipe: CAMRecipe, vit: Path, cnn: Path, out: Path) -> CRT:
+    """The transformer after the recipe; a run that is done is left as it is."""
+    if not (out / "model").exists():
+        start = build_branches(recipe, photos.class_names, backbone_checkpoint=vit, cnn_checkpoint=cnn)
+        trained(start, photos, out, recipe)
+    return crt.create_model(f"local-dir:{out / 'model'}", pretrained=True)
 
 
-def pseudo_masks(photos: LabelledPhotos, out: Path) -> None:
-    """``out/pseudo/NAME.png``: where the teacher sees its object, the photo's class."""
-    teacher = crt.create_model(TEACHER, pretrained=True)
-    objects = [photo._replace(labels=[teacher.class_names.index(OBJECT)]) for photo in photos.photos]
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        make_pseudo_masks(
-            CAMExtractor(teacher),
-            crt.create_refiner("pamr"),
-            LabelledPhotos(objects, teacher.class_names),
-            out / "objects",
-            threshold=UNSURE,
-            progress=show,
-        )
-    for photo in photos.photos:
-        mask = load_mask(out / "objects" / f"{photo.name}.png")
-        target = out / "pseudo" / f"{photo.name}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(target) as temporary:
-            save_mask(np.where((mask == 0) | (mask == 255), mask, photo.labels[0] + 1).astype(np.uint8), temporary)
-
-
-def measured(model: CRT, data: CUBLocalisation, threshold: float, row: Row) -> BoxReport:
+def measured(model: CRT, data: CUBLocalisation, threshold: float, refiner: str) -> BoxReport:
     """Of photos squeezed into a square, as usual in this task, with their mirror images."""
-    how = {"thresholds": THRESHOLDS, "square": row.square, "progress": show}
+    refine = None if refiner == "none" else crt.create_refiner(refiner)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        return measure_boxes(CAMExtractor(model), data, threshold, **how)
+        return measure_boxes(
+            CAMExtractor(model), data, threshold, thresholds=THRESHOLDS, square=SQUARE, refiner=refine, progress=show
+        )
 
 
 def main(
@@ -128,26 +95,24 @@ def main(
         if record.exists():
             print(f"{record} is there")
             continue
-        model = last_of(row, photos, vit, cnn, out / name.removesuffix("_224"))
-        chosen = measured(model, held, 0.5, row).curve.compute()
+        model = trained_on(photos, row.recipe, vit, cnn, out / row.run)
+        chosen = measured(model, held, 0.5, row.refiner).curve.compute()
         place = int(chosen["box_acc"][:, 1].argmax())  # at IoU 0.5
         threshold = THRESHOLDS[place]
-        found = measured(model, test, threshold, row)
+        found = measured(model, test, threshold, row.refiner)
         scores, curve = found.localisation.compute(), found.curve.compute()
         write_record(
             record,
             measure="localisation",
-            passes=row.passes,
-            cnn=row.cnn,
-            masks=row.masks,
-            recipes=[dataclasses.asdict(recipe) for recipe in row.recipes],
-            teacher=f"{TEACHER}, {OBJECT}" if row.masks else None,
+            run=row.run,
+            recipe=dataclasses.asdict(row.recipe),
+            refiner=row.refiner,
             seed=0,
             training_photos=len(photos),
             list="test",
             photos=len(test),
             classes=len(test.class_names),
-            resolution=f"{row.square} x {row.square}",
+            resolution=f"{SQUARE} x {SQUARE}",
             flip=True,
             bf16=True,
             threshold=threshold,

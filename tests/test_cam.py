@@ -114,19 +114,20 @@ def test_attention_has_an_exponent_and_maps_an_activation():
 
 
 def test_the_map_of_an_object_is_that_of_any_class():
-    """Background is a logit of 0 (``mask_loss``): what is left for the classes together is one map for all of them."""
+    """Background is a logit of 0 (``mask_loss``): how much likelier the classes together are is one map for all."""
     model = CRT("vit_tiny_patch16_224", num_classes=5, attention_power=0.0, activation="object", **TINY).eval()
     x = torch.randn(1, 3, 64, 64)
     maps = model.forward_maps(x).detach()
     background = torch.cat([torch.zeros_like(maps[:, :1]), maps], dim=1).softmax(dim=1)[:, :1]
-    torch.testing.assert_close(model.raw_cam(x, mirror=False), (1 - background).expand(-1, 5, -1, -1))
+    likelier = (1 - 2 * background).clamp(min=0)
+    torch.testing.assert_close(model.raw_cam(x, mirror=False), likelier.expand(-1, 5, -1, -1))
     model.activation = "sigmoid"
     likeliest = CAMExtractor(model, flip=False)(x[0])[0].labels
     model.activation = "object"
     for labels in (None, [[3]]):
         found = CAMExtractor(model, flip=False, normalize=False)(x, labels, size=(4, 4))[0]
         assert found.labels == (likeliest if labels is None else [3])
-        torch.testing.assert_close(found.maps, (1 - background)[0].expand(len(found.labels), -1, -1))
+        torch.testing.assert_close(found.maps, likelier[0].expand(len(found.labels), -1, -1))
 
 
 def test_logits_are_the_mean_of_the_highest_cells():

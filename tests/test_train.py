@@ -287,7 +287,7 @@ def test_recipes():
     changed = make_recipe("paper", ["cnn=resnet50", "lr=1", "area=[0.2, 1.0]", "clip=null"])
     assert (changed.cnn, changed.lr, changed.area, changed.clip) == ("resnet50", 1.0, (0.2, 1.0), None)
     for preset, change, message in [
-        ("papers", "", "t16-voc9k, t16-voc9k-masks, t16-cub50, t16-cub50-masks, paper, paper-wsol"),
+        ("papers", "", "t16-voc9k, t16-voc9k-masks, t16-cub50, paper, paper-wsol"),
         ("paper", "epoch=3", "did you mean 'epochs'"),
         ("paper", "epochs=many", "a value like 10"),
         ("paper", "lr=true", "a value like 0.1"),

@@ -27,15 +27,21 @@ Activation = Literal["relu", "sigmoid", "object"]
 
 
 def activated(maps: Tensor, activation: Activation) -> Tensor:
-    """What a map of any sign says of the class: nothing below zero ("relu"), or a probability (the others)."""
-    return maps.relu() if activation == "relu" else maps.sigmoid()
+    """What a map of any sign says of the class, from 0 on.
+
+    "relu": the map above zero. "sigmoid": as a probability. "object": how much likelier than background, that is the
+    difference of both probabilities, above zero.
+    """
+    if activation == "sigmoid":
+        return maps.sigmoid()
+    return maps.relu() if activation == "relu" else (maps / 2).tanh().relu()
 
 
 def chosen(maps: Tensor, kept: Tensor, activation: Activation) -> Tensor:
     """(T, K, h, w) raw class maps -> (T, k, h, w), those of the classes ``kept``.
 
-    For "object" each of them is the log-sum-exp over all K classes, whose sigmoid is the probability that the place
-    shows any class and not background: where a photo has one object, that is the object, whatever it is called.
+    For "object" each of them is the log-sum-exp over all K classes, the logit of any class against background: where a
+    photo has one object, that is the object, whatever it is called.
     """
     if activation == "object":
         return maps.float().logsumexp(dim=1, keepdim=True).expand(-1, len(kept), -1, -1)

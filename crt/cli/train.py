@@ -43,7 +43,7 @@ def train_cam(
         Path | None, typer.Option(help="Go on from a trained model of any architecture: a folder, say RUN/model.")
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="A named recipe: t16-voc9k, t16-cub50, either with -masks, paper, paper-wsol.")
+        str, typer.Option(help="A named recipe: t16-voc9k, t16-voc9k-masks, t16-cub50, paper, paper-wsol.")
     ] = "t16-voc9k",
     set_: Changes = None,
     backbone_checkpoint: Annotated[

@@ -39,7 +39,7 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
         attention_power: exponent of the class attention by which class maps are multiplied (the paper: 1); 0 leaves
             attention out.
         activation: "relu" cuts the product at zero (the paper); "sigmoid" takes it for a logit: for class maps trained
-            on masks; "object" is the same for the object of a photo that has one, whatever its class (``chosen``).
+            on masks; "object" makes one map of the object of a photo that has one, whatever its class (``chosen``).
         pool: share of a class map's cells, the highest, whose mean is the class's logit (the paper: 1, all).
         mean, std: normalisation of the three channels, for values in [0, 1]; None takes that of the backbone's weights.
         seed_threshold: background score at which seeds are cut by default, 0 to 1 (the paper: 0.15).

@@ -159,10 +159,7 @@ _MASKS = CAMRecipe(cnn=None, coupling=0.0, attention_power=0.0, activation="sigm
 PRESETS = {
     "t16-voc9k": CAMRecipe(attention_power=0.5),
     "t16-voc9k-masks": _MASKS,
-    "t16-cub50": CAMRecipe(single_label=True, epochs=8),
-    "t16-cub50-masks": dataclasses.replace(
-        _MASKS, single_label=True, activation="object", pool=0.3, area=(0.5, 1.0), epochs=20
-    ),
+    "t16-cub50": CAMRecipe(single_label=True, activation="object", epochs=8),
     "paper": _PAPER,
     "paper-wsol": dataclasses.replace(
         _PAPER, num_passes=0, cnn="resnet50", single_label=True, batch_size=64, crop=224, long_side=(256, 256)
