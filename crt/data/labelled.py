@@ -152,8 +152,7 @@ class LabelledPhotos:
     def from_cub(cls, root: str | os.PathLike[str], split: str) -> "LabelledPhotos":
         """The photos "train" or "test" of a folder in the layout of CUB-200-2011; see ``CUBLocalisation``."""
         data = CUBLocalisation(root, split)
-        found = [(photo.image.relative_to(data.root / "images").as_posix(), [photo.label]) for photo in data.photos]
-        return cls._listed(data.root / "images", found, data.class_names)
+        return cls([LabelledPhoto(p.image, [p.label], p.name) for p in data.photos], data.class_names)
 
     @classmethod
     def _listed(cls, folder: Path, found: list[tuple[str, list[int]]], names: list[str]) -> "LabelledPhotos":
