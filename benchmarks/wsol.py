@@ -18,6 +18,7 @@ from _training import trained
 
 import crt
 from crt.cam import CAMExtractor
+from crt.cli.common import load_refiner
 from crt.cli.report import write_record
 from crt.data import CUBLocalisation, LabelledPhotos
 from crt.metrics import BoxReport, measure_boxes
@@ -30,7 +31,6 @@ SQUARE = 224  # pixels a side: one tile
 
 
 class Row(NamedTuple):
-    run: str  # rows of the same run share its weights
     recipe: CAMRecipe
     refiner: str = "none"
 
@@ -42,14 +42,9 @@ def short(passes: int, cnn: bool) -> CAMRecipe:
     return dataclasses.replace(recipe, num_passes=passes, **without)
 
 
-ROWS = {
-    name: Row(name, short(passes, cnn))
-    for cnn in (False, True)
-    for passes in (0, 1, 3)
-    for name in [f"n{passes}_{'cnn' if cnn else 'alone'}"]
-}
-ROWS["bundled"] = Row("bundled", make_recipe("t16-cub50"))
-ROWS["bundled_pamr"] = ROWS["bundled"]._replace(refiner="pamr")
+ROWS = {f"n{n}_{'cnn' if cnn else 'alone'}": Row(short(n, cnn)) for cnn in (False, True) for n in (0, 1, 3)}
+ROWS["bundled"] = Row(make_recipe("t16-cub50"))
+ROWS["bundled_pamr"] = ROWS["bundled"]._replace(refiner="pamr")  # of the same run
 
 
 def split(cub: Path) -> tuple[LabelledPhotos, CUBLocalisation]:
@@ -75,11 +70,9 @@ def trained_on(photos: LabelledPhotos, recipe: CAMRecipe, vit: Path, cnn: Path, 
 
 def measured(model: CRT, data: CUBLocalisation, threshold: float, refiner: str) -> BoxReport:
     """Of photos squeezed into a square, as usual in this task, with their mirror images."""
-    refine = None if refiner == "none" else crt.create_refiner(refiner)
+    how = {"thresholds": THRESHOLDS, "square": SQUARE, "refiner": load_refiner(refiner, model, "cpu"), "progress": show}
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        return measure_boxes(
-            CAMExtractor(model), data, threshold, thresholds=THRESHOLDS, square=SQUARE, refiner=refine, progress=show
-        )
+        return measure_boxes(CAMExtractor(model), data, threshold, **how)
 
 
 def main(
@@ -95,7 +88,8 @@ def main(
         if record.exists():
             print(f"{record} is there")
             continue
-        model = trained_on(photos, row.recipe, vit, cnn, out / row.run)
+        run = name.removesuffix(f"_{row.refiner}")
+        model = trained_on(photos, row.recipe, vit, cnn, out / run)
         chosen = measured(model, held, 0.5, row.refiner).curve.compute()
         place = int(chosen["box_acc"][:, 1].argmax())  # at IoU 0.5
         threshold = THRESHOLDS[place]
@@ -104,7 +98,7 @@ def main(
         write_record(
             record,
             measure="localisation",
-            run=row.run,
+            run=run,
             recipe=dataclasses.asdict(row.recipe),
             refiner=row.refiner,
             seed=0,
