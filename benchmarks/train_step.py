@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from crt.cli.report import write_record
 from crt.data import VOC_CLASSES
-from crt.models import DualBranch, dual_loss
+from crt.losses import dual_loss
+from crt.models import DualBranch
 from crt.train import CAMRecipe, build_branches, make_recipe
 from crt.train.cam import cam_optimizer
 

@@ -36,7 +36,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("cam", "data", "metrics", "models", "pseudo", "refine", "viz"):
+    if name in ("cam", "data", "losses", "metrics", "models", "pseudo", "refine", "viz"):
         return import_module(f"crt.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'crt' has no attribute {name!r}")

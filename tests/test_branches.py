@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from crt.models import CRT, CNNBranch, DualBranch, dual_loss
-from crt.models.dual import coupling_distance
+from crt.losses import coupling_distance, dual_loss
+from crt.models import CRT, CNNBranch, DualBranch
 
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 

@@ -11,9 +11,9 @@ pytest.importorskip("accelerate", reason="needs the extra `train`")
 
 from crt.cam import CAMExtractor
 from crt.data import save_mask
+from crt.losses.masks import STRIDE, mask_loss
 from crt.metrics import SeedCurve
 from crt.train import CAMRecipe, build_branches, make_recipe, train_cam
-from crt.train.mask_loss import STRIDE, mask_loss
 from crt.train.photos import Crops
 
 from .test_train import COLOURS, QUICK, folder, photos_of, tiny_model  # noqa: F401 (a fixture)

@@ -6,7 +6,7 @@ from crt.models._factory import create_model
 from crt.models._registry import get_pretrained_cfg, is_model, list_models, register_model
 from crt.models.boundary import BoundaryMaps, BoundaryNet
 from crt.models.cnn import CNNBranch
-from crt.models.dual import DualBranch, DualLoss, dual_loss
+from crt.models.dual import DualBranch
 from crt.models.vit import CRT
 
 __all__ = [
@@ -15,10 +15,8 @@ __all__ = [
     "BoundaryNet",
     "CNNBranch",
     "DualBranch",
-    "DualLoss",
     "PretrainedCfg",
     "create_model",
-    "dual_loss",
     "get_pretrained_cfg",
     "is_model",
     "list_models",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from crt.cam.attention import evaluating, patch_attention
 from crt.cam.functional import colours, reduction, resize, snapped_size
 from crt.cam.tiling import cut, merge, pad_to
-from crt.refine._inputs import check_pair, resized
+from crt.refine.inputs import check_pair, resized
 
 __all__ = ["AttentionAffinity"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from crt.cam.functional import colours
-from crt.refine._inputs import check_pair, resized
+from crt.refine.inputs import check_pair, resized
 
 __all__ = ["CRFSettings", "DenseCRF", "crf_labels"]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crt.cam.functional import colours
-from crt.refine._inputs import check_pair, reduced_size, resized
+from crt.refine.inputs import check_pair, reduced_size, resized
 
 __all__ = ["PAMR"]
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crt.cam.functional import colours
-from crt.refine._inputs import check_pair, reduced_size, resized
 from crt.refine.affinity import displacements, path_affinity
+from crt.refine.inputs import check_pair, reduced_size, resized
 
 __all__ = ["RandomWalk", "chebyshev_coefficients", "random_walk"]
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from crt.data import LabelledPhotos
-from crt.models import CRT, CNNBranch, DualBranch, create_model, dual_loss
+from crt.losses import dual_loss, mask_loss
+from crt.models import CRT, CNNBranch, DualBranch, create_model
 from crt.models._source import read_checkpoint
 from crt.train.loop import Progress, Run, make_optimizer
-from crt.train.mask_loss import mask_loss
 from crt.train.recipe import CAMRecipe
 
 __all__ = ["build_branches", "train_cam"]

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from crt.data import LabelledPhotos
+from crt.losses import sample_masks
 from crt.models import BoundaryMaps, BoundaryNet
 from crt.models._foreign import timm_model
 from crt.models._source import read_checkpoint
 from crt.models.boundary import STRIDE
 from crt.refine import boundary_loss
 from crt.train.loop import Progress, Run, make_optimizer
-from crt.train.mask_loss import sampled
 from crt.train.recipe import RefineRecipe
 
 __all__ = ["build_boundary_net", "train_refine"]
@@ -95,7 +95,7 @@ def train_refine(
 
     def losses_of(network: Any, batch: list[Tensor], _epoch: int) -> dict[str, Tensor]:
         images, _, masks = batch
-        maps, labels = run.forward(network, images), sampled(masks, STRIDE).to(run.accelerator.device)
+        maps, labels = run.forward(network, images), sample_masks(masks, STRIDE).to(run.accelerator.device)
         return boundary_loss(maps.boundary.float(), maps.displacement.float(), labels, radius=recipe.radius)._asdict()
 
     optimizer = make_optimizer(model.boundary_head.parameters(), model.displacement_head.parameters(), recipe)

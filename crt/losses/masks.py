@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["mask_loss", "sampled"]
+__all__ = ["mask_loss", "sample_masks"]
 
 STRIDE = 4  # pixels between the places where map and mask are compared
 
 
-def sampled(masks: Tensor, stride: int = STRIDE) -> Tensor:
+def sample_masks(masks: Tensor, stride: int = STRIDE) -> Tensor:
     """(B, H, W) -> (B, ceil(H / stride), ceil(W / stride)) for H, W in whole strides: the pixel amid each cell."""
     return masks[:, stride // 2 :: stride, stride // 2 :: stride]
 
@@ -30,7 +30,7 @@ def mask_loss(maps: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
     Returns:
         A scalar.
     """
-    masks = sampled(masks).long()
+    masks = sample_masks(masks).long()
     maps = F.interpolate(maps.float(), masks.shape[-2:], mode="bilinear", align_corners=False)
     scores = F.log_softmax(torch.cat([torch.zeros_like(maps[:, :1]), maps], dim=1), dim=1)
     sure = F.nll_loss(scores, masks, ignore_index=255, reduction="none")
