@@ -5,7 +5,7 @@ import torch
 from timm.data import resolve_model_data_config
 
 import crt
-from crt.models._registry import model_entrypoint
+from crt.models.registry import model_entrypoint
 
 
 @pytest.fixture(params=crt.list_models(), scope="module")

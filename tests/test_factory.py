@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import crt
 from crt.data import VOC_CLASSES
-from crt.models._factory import BUNDLED
+from crt.models.factory import BUNDLED
 
 from .conftest import TINY
 
@@ -233,7 +233,7 @@ def test_saving_that_fails_keeps_the_old_files(saved, tiny, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("crt.models._hub.write_tensors", full_disk)
+    monkeypatch.setattr("crt.models.hub_mixin.write_tensors", full_disk)
     with pytest.raises(OSError, match="No space"):
         tiny.save_pretrained(saved)
     assert {file.name: file.read_bytes() for file in saved.iterdir()} == before

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard, close_session, constants
 from safetensors.torch import load, save
 
 import crt
-from crt.models import _factory, _registry
+from crt.models import factory, registry
 
 from .hub_server import Hub
 
@@ -269,8 +269,8 @@ def test_offline_nothing_can_be_forced(hub, from_pretrained, monkeypatch):
 @pytest.fixture
 def crt_hub(monkeypatch):
     """A registered model with a tag for weights on the Hub."""
-    for registry in ("_entrypoints", "_tags"):
-        monkeypatch.setattr(_registry, registry, dict(getattr(_registry, registry)))
+    for table in ("_entrypoints", "_tags"):
+        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
 
     @crt.models.register_model(tags={"web": crt.models.PretrainedCfg(hub_id="acme/tiny@dev/new")})
     def crt_hub(**arguments):
@@ -279,7 +279,7 @@ def crt_hub(monkeypatch):
 
 @pytest.mark.usefixtures("crt_hub")
 def test_given_weights_before_bundled_ones_before_the_hub(hub, tiny, create, tmp_path, monkeypatch):
-    monkeypatch.setattr(_factory, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setattr(factory, "BUNDLED", tmp_path / "bundled")
     names = ["crt_hub.web", "crt_hub"]
     assert [mark_of(create(name)) for name in names] == [1, 1]
     assert not (tmp_path / "default cache").exists()

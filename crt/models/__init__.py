@@ -1,12 +1,11 @@
 """The networks, and how they are named, found, loaded and shared."""
 
 from crt.models import variants as _variants  # registers the models
-from crt.models._config import PretrainedCfg
-from crt.models._factory import create_model
-from crt.models._registry import get_pretrained_cfg, is_model, list_models, register_model
-from crt.models.boundary import BoundaryMaps, BoundaryNet
+from crt.models.boundary_net import BoundaryMaps, BoundaryNet
 from crt.models.cnn import CNNBranch
 from crt.models.dual import DualBranch
+from crt.models.factory import create_model
+from crt.models.registry import PretrainedCfg, get_pretrained_cfg, is_model, list_models, register_model
 from crt.models.vit import CRT
 
 __all__ = [

@@ -11,8 +11,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from crt.models._foreign import timm_model
-from crt.models._source import load_features
+from crt.models.backbones import timm_model
+from crt.models.hub import load_features
 
 __all__ = ["CNNBranch"]
 

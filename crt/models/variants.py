@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from crt.models._config import PretrainedCfg
-from crt.models._registry import register_model
+from crt.models.registry import PretrainedCfg, register_model
 from crt.models.vit import CRT
 
 __all__ = ["crt_vit_b16", "crt_vit_s16", "crt_vit_t16"]

@@ -17,10 +17,11 @@ from crt.cam.attention import class_attention, evaluating
 from crt.cam.extract import CAMExtractor, patch_cams
 from crt.cam.functional import Activation, Align, pooled
 from crt.cam.tiling import cut, merge, pad_to
-from crt.models._foreign import fit_position_embedding, plain_vit, shape_arguments, split_reference
-from crt.models._hub import HubMixin
 from crt.models._photos import PhotoMixin, three_values
-from crt.models._source import load_weights
+from crt.models.backbones import fit_position_embedding, plain_vit
+from crt.models.hub import load_weights
+from crt.models.hub_mixin import HubMixin
+from crt.models.reference import shape_arguments, split_reference
 
 __all__ = ["CRT"]
 
@@ -91,9 +92,8 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
             )
         self.num_passes, self.tile, self.stride, self.seed_threshold = num_passes, tile, stride, seed_threshold
         self.attention_power, self.activation, self.pool = attention_power, activation, pool
-        weights_cfg = self.backbone.default_cfg
-        self._mean = three_values(mean or weights_cfg["mean"], "mean")
-        self._std = three_values(std or weights_cfg["std"], "std")
+        self._mean = three_values(mean or self.backbone.default_cfg["mean"], "mean")
+        self._std = three_values(std or self.backbone.default_cfg["std"], "std")
         self.reset_classifier(num_classes, class_names)
 
     def reset_classifier(self, num_classes: int, class_names: Sequence[str] | None = None) -> None:

@@ -84,7 +84,7 @@ def _created(name: str, pretrained: bool, model: Any) -> nn.Module:
 def _walk(weights: Path | None) -> nn.Module:
     """The random walk over a boundary network: that of a folder, or the default one with random weights."""
     from crt.models import BoundaryNet  # here, so that other refiners do not wait for timm
-    from crt.models._source import from_path
+    from crt.models.hub import from_path
 
     network = BoundaryNet() if weights is None else BoundaryNet.from_source(from_path(weights))
     return RandomWalk(network, tolerance=_TOLERANCE, max_side=_MAX_SIDE)

@@ -11,7 +11,7 @@ from torch import Tensor
 from crt.data import LabelledPhotos
 from crt.losses import dual_loss, mask_loss
 from crt.models import CRT, CNNBranch, DualBranch, create_model
-from crt.models._source import read_checkpoint
+from crt.models.hub import read_checkpoint
 from crt.train.loop import Progress, Run, make_optimizer
 from crt.train.recipe import CAMRecipe
 

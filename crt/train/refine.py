@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from crt.data import LabelledPhotos
 from crt.losses import sample_masks
 from crt.models import BoundaryMaps, BoundaryNet
-from crt.models._foreign import timm_model
-from crt.models._source import read_checkpoint
-from crt.models.boundary import STRIDE
+from crt.models.backbones import timm_model
+from crt.models.boundary_net import STRIDE
+from crt.models.hub import read_checkpoint
 from crt.refine import boundary_loss
 from crt.train.loop import Progress, Run, make_optimizer
 from crt.train.recipe import RefineRecipe

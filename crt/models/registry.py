@@ -2,12 +2,34 @@
 
 import fnmatch
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from crt._messages import did_you_mean
-from crt.models._config import PretrainedCfg
 
-__all__ = ["get_pretrained_cfg", "is_model", "list_models", "model_entrypoint", "register_model", "split_name"]
+__all__ = [
+    "PretrainedCfg",
+    "get_pretrained_cfg",
+    "is_model",
+    "list_models",
+    "model_entrypoint",
+    "register_model",
+    "split_name",
+]
+
+
+@dataclass(frozen=True)
+class PretrainedCfg:
+    """Where trained weights come from; what they need (classes, normalisation) is in the config.json beside them.
+
+    Attributes:
+        hub_id: repository on the Hugging Face Hub, "org/name" or "org/name@revision", or None.
+        description: one line for ``list_models`` readers.
+    """
+
+    hub_id: str | None = None
+    description: str = ""
+
 
 Entrypoint = TypeVar("Entrypoint", bound=Callable[..., Any])
 _entrypoints: dict[str, Callable[..., Any]] = {}

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crt.cam.functional import colours
-from crt.models._foreign import timm_model
-from crt.models._hub import HubMixin
 from crt.models._photos import three_values
-from crt.models._source import load_features
+from crt.models.backbones import timm_model
+from crt.models.hub import load_features
+from crt.models.hub_mixin import HubMixin
 
 __all__ = ["BoundaryMaps", "BoundaryNet"]
 

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor
 
 from crt._files import write_tensors
-from crt.models._source import CONFIG, WEIGHTS, Source, from_hub, from_path, load_weights, read_weights
+from crt.models.hub import CONFIG, WEIGHTS, Source, from_hub, from_path, load_weights, read_weights
 
 __all__ = ["HubMixin"]
 

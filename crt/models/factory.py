@@ -10,9 +10,9 @@ from typing import Any
 import timm
 
 from crt.cam.functional import Activation
-from crt.models._foreign import timm_model
-from crt.models._registry import default_tag, get_pretrained_cfg, list_models, model_entrypoint, split_name
-from crt.models._source import Source, from_hub, from_path, read_checkpoint
+from crt.models.backbones import timm_model
+from crt.models.hub import Source, from_hub, from_path, read_checkpoint
+from crt.models.registry import default_tag, get_pretrained_cfg, list_models, model_entrypoint, split_name
 from crt.models.vit import CRT
 
 __all__ = ["create_model"]
