@@ -1,9 +1,13 @@
-"""Writing files whole or not at all."""
+"""Files read only if they are files, written whole or not at all, and folders locked by one job at a time."""
 
+import errno
 import hashlib
+import json
 import os
 import platform
 import secrets
+import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +17,78 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["remove_leftovers", "tensors_digest", "whole_file", "write_tensors"]
+from crt._messages import printable
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["lock_folder", "remove_leftovers", "require_regular", "tensors_digest", "whole_file", "write_tensors"]
+
+LOCK = ".lock"
+
+
+def require_regular(path: str | os.PathLike[str]) -> Path:
+    """The path, if it is a regular file (or a link to one); reading anything else may never end.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it is a folder, pipe, device or socket, or it cannot be looked at.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, "no such file", printable(path)) from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise OSError(f"{printable(path)} cannot be opened: {reason}") from error
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
+        kind = kinds.get(stat.S_IFMT(mode), "device")
+        raise OSError(f"{printable(path)} is not a regular file but a {kind}.")
+    return path
+
+
+@contextmanager
+def lock_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Holds ``folder/.lock`` while a job writes there; the system lets go of it when the process ends, however it ends.
+
+    The file stays, with the last holder in it.  Where the system has no such locks (Windows, some network folders) the
+    job runs without one.
+
+    Raises:
+        BlockingIOError: another process holds it; the message says which, where and since when.
+        OSError: the lock file cannot be written.
+    """
+    path = Path(folder) / LOCK
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BlockingIOError(errno.EWOULDBLOCK, _held_by(descriptor), printable(Path(folder))) from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                    raise
+        holder = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _held_by(descriptor: int) -> str:
+    """Who holds a lock, read from its file."""
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        who = f"process {holder['pid']} on {printable(holder['host'])}, since {printable(holder['since'])}"
+    except (ValueError, TypeError, KeyError, RecursionError):
+        who = "another process"
+    return f"another job is writing to this folder ({who}); wait until it ends, or choose another folder"
 
 
 @contextmanager

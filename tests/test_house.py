@@ -13,7 +13,7 @@ PACKAGE = Path(crt.__file__).parent
 
 # Each part of the package, and the parts and third-party packages that it may import.
 ALLOWED = {
-    "_files": {"safetensors", "torch"},
+    "_files": {"_messages", "safetensors", "torch"},
     "_messages": set(),
     "data": {"_messages", "numpy", "PIL"},
     "viz": {"data", "numpy", "PIL", "torch"},
