@@ -20,11 +20,10 @@ from _training import trained
 from PIL import Image
 
 from crt.cam import PRESETS, CAMExtractor
-from crt.cli.report import write_record
 from crt.data import LabelledPhotos, VOCSegmentation
 from crt.data.voc import VOCPhoto
+from crt.evaluate import seeds_of_model, write_record
 from crt.metrics import MultilabelAP
-from crt.metrics.seeds import seeds_of_model
 from crt.models import CRT
 from crt.train import CAMRecipe, build_branches, make_recipe
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from crt.cam import CAMExtractor
-from crt.cli.report import write_record
+from crt.evaluate import write_record
 
 GROUPS = {  # operators by their first letters
     "matrix products of the blocks": ("aten::addmm", "mkl::", "mkldnn::_linear", "aten::linear"),

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import crt
 from crt.cam import PRESETS, CAMExtractor
-from crt.cli.report import write_record
+from crt.evaluate import write_record
 
 LABELS = [[7, 11]]
 TRIED = (8, 16, 32)  # batches of tiles for timm's own forward

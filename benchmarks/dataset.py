@@ -21,8 +21,8 @@ from rich.progress import track
 
 import crt
 from crt.cam import PRESETS, CAMExtractor, CAMResult
-from crt.cli.report import write_record
 from crt.data import VOCSegmentation, load_mask, save_mask
+from crt.evaluate import write_record
 
 PART = 20  # photos between two turns
 

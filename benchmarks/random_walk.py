@@ -20,7 +20,7 @@ import torch
 from _timing import peak_memory
 from torch import Tensor
 
-from crt.cli.report import write_record
+from crt.evaluate import write_record
 from crt.refine import displacements, path_affinity, random_walk
 
 COMPARED, LARGE = [(47, 63), (94, 125)], [(250, 250), (500, 500)]

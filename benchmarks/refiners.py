@@ -30,8 +30,8 @@ from torch import Tensor, nn
 import crt
 from crt.cam import PRESETS, CAMExtractor, CAMResult, normalise
 from crt.cam.functional import resize
-from crt.cli.report import seen_by, write_record
 from crt.data import load_mask
+from crt.evaluate import seen_by, write_record
 
 RECORDS = Path(__file__).parents[1] / "docs" / "records"
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "chelsea.jpg"

@@ -14,8 +14,7 @@ from _seeds import Curves, Lists, at_best, levels
 
 import crt
 from crt.cam import PRESETS, CAMExtractor
-from crt.cli.report import seen_by, write_record
-from crt.metrics.seeds import seeds_of_model
+from crt.evaluate import seeds_of_model, seen_by, write_record
 
 
 def main(

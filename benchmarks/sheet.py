@@ -23,11 +23,10 @@ from torch import Tensor, nn
 import crt
 from crt._files import whole_file
 from crt.cam import PRESETS, CAMExtractor, mask_from_cam
-from crt.cli.report import seen_by, write_record
 from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
 from crt.data.voc import VOCPhoto
+from crt.evaluate import measure_seeds, seen_by, write_record
 from crt.metrics import confusion_matrix, error_rates, iou_per_class, mean_iou
-from crt.metrics.seeds import measure_seeds
 from crt.viz import contact_sheet, paint_mask, under_title
 
 COUNT = 20

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crt.cam import mask_from_cam
-from crt.cli.report import write_record
+from crt.evaluate import write_record
 from crt.metrics import SeedCurve, confusion_matrix, mean_iou
 
 CLASSES, SIZE = 20, (375, 500)

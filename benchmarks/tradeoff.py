@@ -25,8 +25,8 @@ from rich.progress import track
 
 import crt
 from crt.cam import PRESETS, CAMExtractor
-from crt.cli.report import write_record
 from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
+from crt.evaluate import write_record
 from crt.metrics import SeedCurve
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -19,8 +19,8 @@ from _timing import device_name, medians, take_turns
 from torch import Tensor
 from torch.nn import functional as F
 
-from crt.cli.report import write_record
 from crt.data import VOC_CLASSES
+from crt.evaluate import write_record
 from crt.losses import dual_loss
 from crt.models import DualBranch
 from crt.train import CAMRecipe, build_branches, make_recipe

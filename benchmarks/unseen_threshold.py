@@ -18,9 +18,8 @@ from _seeds import at_best, levels, show
 from _training import trained
 
 from crt.cam import CAMExtractor
-from crt.cli.report import write_record
 from crt.data import LabelledPhotos, VOCSegmentation
-from crt.metrics.seeds import measure_seeds, seeds_of_model
+from crt.evaluate import measure_seeds, seeds_of_model, write_record
 from crt.train import build_branches, make_recipe
 
 RECORD = Path(__file__).parents[1] / "docs" / "records" / "unseen_threshold.json"

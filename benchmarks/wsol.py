@@ -19,9 +19,8 @@ from _training import trained
 import crt
 from crt.cam import CAMExtractor
 from crt.cli.common import load_refiner
-from crt.cli.report import write_record
 from crt.data import CUBLocalisation, LabelledPhotos
-from crt.metrics import BoxReport, measure_boxes
+from crt.evaluate import BoxReport, measure_boxes, write_record
 from crt.models import CRT
 from crt.train import CAMRecipe, build_branches, make_recipe
 

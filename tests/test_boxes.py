@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from crt.cam import CAMExtractor, CAMResult, largest_component
 from crt.data import CUBLocalisation
+from crt.evaluate import measure_boxes
 from crt.metrics import (
     BoxCurve,
     Localisation,
@@ -19,7 +20,6 @@ from crt.metrics import (
     box_iou,
     component_boxes,
     largest_boxes,
-    measure_boxes,
     min_max,
 )
 from crt.refine import PAMR

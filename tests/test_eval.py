@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from crt import create_model
 from crt.cam import CAMExtractor
-from crt.cli.report import level, numbers, worst
+from crt.cli.report import numbers
 from crt.data import VOC_CLASSES, VOCSegmentation, load_mask, save_mask
-from crt.metrics import load_maps, measure_seeds, seed_curve
+from crt.evaluate import level, load_maps, measure_seeds, seeds_of_model, worst
 from crt.models import CRT
 from crt.refine import PAMR
 
@@ -81,7 +81,9 @@ def test_refined_maps_of_a_model_are_measured(model, voc, tmp_path):
     results = [CAMExtractor(network)(Image.open(photo.image), [photo.labels])[0] for photo in photos]
     better = ((result.refined(PAMR()).maps, result.labels) for result in results)
     expected = measure_seeds(better, photos, [0.3]).curve.best()[1]
-    assert expected != pytest.approx(seed_curve(CAMExtractor(network), photos, [0.3]).best()[1])
+    assert expected != pytest.approx(
+        measure_seeds(seeds_of_model(CAMExtractor(network), photos), photos, [0.3]).curve.best()[1]
+    )
 
     measure = ["eval", "cam", "--root", voc, "--list", "train", "--model", model, "--preset", "paper", "--scales", "1"]
     done = run(*measure, "--thresholds", "0.3", "--refine", "pamr", "--json", tmp_path / "r.json")

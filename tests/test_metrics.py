@@ -15,6 +15,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.functional.classification import multilabel_average_precision
 
 from crt.cam import mask_from_cam
+from crt.evaluate import make_record
 from crt.metrics import (
     BoundaryIoU,
     Localisation,
@@ -26,7 +27,6 @@ from crt.metrics import (
     confusion_matrix,
     error_rates,
     iou_per_class,
-    make_record,
     mean_iou,
 )
 

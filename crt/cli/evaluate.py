@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from crt.cli import report, sheets
+from crt.cli import report as screen
 from crt.cli.common import (
     BatchSize,
     BFloat16,
@@ -69,13 +69,14 @@ def eval_cam(
     """mIoU of seeds, or of refined maps, on a list, with the photos' own labels, at the best background threshold."""
     with one_line_errors():
         from crt.data import VOC_CLASSES, VOCSegmentation
-        from crt.metrics import error_rates, iou_per_class, measure_seeds
-        from crt.metrics.seeds import seeds_of_folder, seeds_of_model
+        from crt.evaluate import measure_seeds, report, seeds_of_folder, seeds_of_model, sheets
+        from crt.evaluate import record as records
+        from crt.metrics import error_rates, iou_per_class
 
-        report.check_outputs(plot, json=record, worst=worst)
+        screen.check_outputs(plot, json=record, worst=worst)
         if maps is not None and (model is not None or refine != "none"):
             raise ValueError("give either --model or --maps; --refine is for a model's maps.")
-        levels = report.numbers(thresholds, "--thresholds", "0.02:0.6:0.02")
+        levels = screen.numbers(thresholds, "--thresholds", "0.02:0.6:0.02")
         data, name = VOCSegmentation(root, split), model or "crt_vit_t16"
         device = device if maps is None else "cpu"
         extractor: Any = None
@@ -103,9 +104,9 @@ def eval_cam(
             f"FN {report.percent(float(fn[1:].nanmean()))}"
         )
         names = ["background", *VOC_CLASSES]
-        report.show(title, {"IoU": iou.tolist(), "FP": fp.tolist(), "FN": fn.tolist()}, names)
+        screen.show(title, {"IoU": iou.tolist(), "FP": fp.tolist(), "FN": fn.tolist()}, names)
         low = report.worst(data.names, found.photos[:, place])
-        report.write_record(
+        records.write_record(
             record,
             measure=kind,
             **({"model": name, "refiner": refine} if maps is None else {"maps": maps.resolve().name}),
@@ -114,13 +115,13 @@ def eval_cam(
             photos=len(data),
             labels=labels,
             resolution="masks'",
-            **(report.seen_by(extractor, bf16) if maps is None else {}),
+            **(records.seen_by(extractor, bf16) if maps is None else {}),
             threshold_rule=rule,
             threshold=round(threshold, 6),
-            miou=report.share(best),
-            curve={report.level(t): report.share(miou) for t, miou in zip(levels, curve.tolist(), strict=True)},
+            miou=records.share(best),
+            curve={report.level(t): records.share(miou) for t, miou in zip(levels, curve.tolist(), strict=True)},
             **_class_fields(names, iou=iou, fp=fp, fn=fn),
-            worst=[{"name": photo, "miou": report.share(score)} for _, photo, score in low],
+            worst=[{"name": photo, "miou": records.share(score)} for _, photo, score in low],
         )
         report.write_plot(plot, title, "background threshold", levels, {kind: curve.tolist()})
         rows = sheets.seed_rows(data, low, seeds, threshold)
@@ -139,9 +140,10 @@ def eval_masks(
     """mIoU and boundary IoU of a folder of masks on a list."""
     with one_line_errors():
         from crt.data import VOC_CLASSES, VOCSegmentation
-        from crt.metrics import measure_masks
+        from crt.evaluate import measure_masks, report, sheets
+        from crt.evaluate import record as records
 
-        report.check_outputs(json=record, worst=worst)
+        screen.check_outputs(json=record, worst=worst)
         data = VOCSegmentation(root, split)
         found = measure_masks(masks, data, progress=progress_bar)
         scores, edges = found.masks.compute(), found.boundaries.compute()
@@ -152,9 +154,9 @@ def eval_masks(
         )
         names = ["background", *VOC_CLASSES]
         columns = {"IoU": scores["iou"], "FP": scores["fp"], "FN": scores["fn"], "boundary IoU": edges["iou"]}
-        report.show(title, {column: values.tolist() for column, values in columns.items()}, names)
+        screen.show(title, {column: values.tolist() for column, values in columns.items()}, names)
         low = report.worst(data.names, found.photos)
-        report.write_record(
+        records.write_record(
             record,
             measure="mask mIoU",
             masks=masks.resolve().name,
@@ -163,11 +165,11 @@ def eval_masks(
             photos=len(data),
             resolution="masks'",
             threshold_rule="none",
-            miou=report.share(float(scores["miou"])),
-            boundary_miou=report.share(float(edges["miou"])),
+            miou=records.share(float(scores["miou"])),
+            boundary_miou=records.share(float(edges["miou"])),
             boundary_ratio=found.boundaries.ratio,
             **_class_fields(names, iou=scores["iou"], fp=scores["fp"], fn=scores["fn"], boundary_iou=edges["iou"]),
-            worst=[{"name": photo, "miou": report.share(score)} for _, photo, score in low],
+            worst=[{"name": photo, "miou": records.share(score)} for _, photo, score in low],
         )
         rows = sheets.mask_rows(data, low, masks)
         report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
@@ -201,10 +203,11 @@ def eval_boxes(
     """Localisation on a list: boxes of the maps of the photos' own classes, Top-k by the model's own classification."""
     with one_line_errors():
         from crt.data import CUBLocalisation
-        from crt.metrics import measure_boxes
+        from crt.evaluate import measure_boxes, report, sheets
+        from crt.evaluate import record as records
 
-        report.check_outputs(plot, json=record, worst=worst)
-        levels, data = report.numbers(thresholds, "--thresholds", "0:0.99:0.01"), CUBLocalisation(root, split)
+        screen.check_outputs(plot, json=record, worst=worst)
+        levels, data = screen.numbers(thresholds, "--thresholds", "0:0.99:0.01"), CUBLocalisation(root, split)
         network = load_model(model, device)
         extractor, refiner = make_extractor(network, batch_size, scales, flip), load_refiner(refine, network, device)
         share, rule = (network.seed_threshold, "the model's") if threshold is None else (threshold, "given")
@@ -226,10 +229,10 @@ def eval_boxes(
             f"MaxBoxAccV2 {100 * float(curve['max_box_acc_v2']):.2f} (each IoU's best on this list)"
         )
         per_class = _per_class(data, found)
-        report.show(title, per_class, data.class_names)
+        screen.show(title, per_class, data.class_names)
         low = report.worst([photo.name for photo in data.photos], found.overlaps)
         ious = [f"{x:g}" for x in found.curve.ious.tolist()]
-        report.write_record(
+        records.write_record(
             record,
             measure="localisation",
             model=model,
@@ -238,7 +241,7 @@ def eval_boxes(
             list=split,
             photos=len(data),
             resolution=resolution,
-            **report.seen_by(extractor, bf16),
+            **records.seen_by(extractor, bf16),
             threshold_rule=rule,
             threshold=share,
             iou=found.localisation.iou,
@@ -249,10 +252,10 @@ def eval_boxes(
             max_box_acc_v2=float(curve["max_box_acc_v2"]),
             curve={report.level(t): row for t, row in zip(levels, curve["box_acc"].tolist(), strict=True)},
             classes={
-                name: {key: report.share(values[i]) for key, values in per_class.items()}
+                name: {key: records.share(values[i]) for key, values in per_class.items()}
                 for i, name in enumerate(data.class_names)
             },
-            worst=[{"name": photo, "iou": report.share(score)} for _, photo, score in low],
+            worst=[{"name": photo, "iou": records.share(score)} for _, photo, score in low],
         )
         curves = {f"BoxAcc, IoU {iou}": values for iou, values in zip(ious, curve["box_acc"].T.tolist(), strict=True)}
         report.write_plot(plot, title, "threshold (share of the map's range)", levels, curves)
@@ -270,8 +273,10 @@ def _worst_title(low: Sequence[Any], title: str) -> str:
 
 def _class_fields(names: list[str], **values: Any) -> dict[str, Any]:
     """``classes``: {name: {measure: share or None}}."""
+    from crt.evaluate import record as records
+
     listed = {key: value.tolist() for key, value in values.items()}
-    return {"classes": {n: {key: report.share(row[i]) for key, row in listed.items()} for i, n in enumerate(names)}}
+    return {"classes": {n: {key: records.share(row[i]) for key, row in listed.items()} for i, n in enumerate(names)}}
 
 
 def _per_class(data: Any, found: Any) -> dict[str, list[float]]:

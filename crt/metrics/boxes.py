@@ -11,12 +11,15 @@ Departure: the largest component is that of most pixels, as in the paper's text;
 that encloses the largest area, holes included, and clips boxes a pixel short of the border.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Components", "best_overlaps", "box_iou", "component_boxes", "largest_boxes", "min_max"]
+from crt.metrics._counts import Counts, rising_thresholds
+
+__all__ = ["BoxCurve", "Components", "best_overlaps", "box_iou", "component_boxes", "largest_boxes", "min_max"]
 
 
 class Components(NamedTuple):
@@ -131,6 +134,60 @@ def best_overlaps(cam: Tensor, truth: Tensor, thresholds: Tensor) -> tuple[Tenso
     overlaps = box_iou(components.boxes, truth).amax(dim=1)
     every = overlaps.new_zeros(len(thresholds)).scatter_reduce(0, components.levels, overlaps, "amax")
     return largest, every
+
+
+class BoxCurve(Counts):
+    """MaxBoxAcc and MaxBoxAccV2 (Choe et al., CVPR 2020), and the curves over thresholds that they are the peaks of.
+
+    A photo's box is right if it overlaps one of the true boxes at the IoU or more.  MaxBoxAcc takes the box of the
+    largest component, V2 the best of all components' boxes and the mean over the IoUs; both the threshold that is best
+    on the list.
+
+    Args:
+        thresholds: rising, 0 to 1, of maps brought to [0, 1]; None takes 0, 0.01, ..., 0.99.
+        ious: overlaps that count as found.
+    """
+
+    thresholds: Tensor
+    ious: Tensor
+    largest: Tensor
+    every: Tensor
+    photos: Tensor
+
+    def __init__(self, thresholds: Sequence[float] | None = None, *, ious: Sequence[float] = (0.3, 0.5, 0.7)) -> None:
+        super().__init__()
+        thresholds = [i / 100 for i in range(100)] if thresholds is None else thresholds
+        self.register_buffer("thresholds", rising_thresholds(thresholds), persistent=False)
+        if not ious or not all(0 < iou <= 1 for iou in ious):
+            raise ValueError(f"ious must be above 0 to 1, got {list(ious)}.")
+        self.register_buffer("ious", torch.tensor(ious, dtype=torch.float64), persistent=False)
+        for name in ("largest", "every"):
+            self.add_counts(name, len(thresholds), len(ious))
+        self.add_counts("photos")
+        self.add_settings(*thresholds, *ious)
+
+    def update(self, cam: Tensor, truth: Tensor) -> None:
+        """Adds a photo: (H, W), the map of its true class, and (m, 4) boxes, XYXY in pixels of the map."""
+        largest, every = best_overlaps(cam.to(self.device), truth.to(self.device), self.thresholds)
+        self.largest += largest[:, None] >= self.ious
+        self.every += every[:, None] >= self.ious
+        self.photos += 1
+
+    def compute(self) -> dict[str, Tensor]:
+        """Shares of the photos, in [0, 1].
+
+        ``max_box_acc`` (D,) at each of the IoUs and ``max_box_acc_v2``; ``threshold`` (D,), where the first is reached;
+        ``box_acc`` and ``box_acc_v2`` (T, D), the curves.
+        """
+        box_acc, box_acc_v2 = self.largest.double() / self.photos, self.every.double() / self.photos
+        highest = box_acc.max(dim=0)
+        return {
+            "max_box_acc": highest.values,
+            "max_box_acc_v2": box_acc_v2.amax(dim=0).mean(),
+            "threshold": self.thresholds[highest.indices],
+            "box_acc": box_acc,
+            "box_acc_v2": box_acc_v2,
+        }
 
 
 def _runs(level: Tensor) -> tuple[Tensor, Tensor]:

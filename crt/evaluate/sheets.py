@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from crt.cli.report import percent
+from crt.evaluate.report import percent
 
 __all__ = ["box_rows", "mask_rows", "seed_rows"]
 
@@ -30,7 +30,7 @@ def mask_rows(data: Any, low: Any, folder: Path) -> Iterator[tuple[str, list[Any
     import torch
 
     from crt.data import load_mask
-    from crt.metrics.seeds import mask_file
+    from crt.evaluate.masks import mask_file
     from crt.viz import paint_mask
 
     for place, name, score in low:

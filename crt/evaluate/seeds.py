@@ -1,4 +1,4 @@
-"""The seeds and the masks of a whole VOC list against its masks."""
+"""The seeds of a whole VOC list against its masks."""
 
 import json
 import os
@@ -13,18 +13,16 @@ from torch import Tensor, nn
 
 from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
 from crt.data.voc import VOCPhoto
-from crt.metrics.modules import BoundaryIoU, MaskIoU, SeedCurve
-from crt.metrics.segmentation import mean_iou, seed_confusion
+from crt.metrics import SeedCurve, mean_iou, seed_confusion
 
 __all__ = [
-    "MaskReport",
     "Progress",
     "SeedReport",
+    "check_masks",
     "decoded",
+    "first_file",
     "load_maps",
-    "measure_masks",
     "measure_seeds",
-    "seed_curve",
     "seeds_of_folder",
     "seeds_of_model",
     "silent",
@@ -43,32 +41,6 @@ class SeedReport(NamedTuple):
 
     curve: SeedCurve
     photos: Tensor
-
-
-class MaskReport(NamedTuple):
-    """The scores of a list's masks, and each photo's own: (N,) mean IoU over the classes that occur in it."""
-
-    masks: MaskIoU
-    boundaries: BoundaryIoU
-    photos: Tensor
-
-
-def seed_curve(
-    extractor: Any, data: VOCSegmentation, thresholds: Sequence[float], *, progress: Progress = silent
-) -> SeedCurve:
-    """mIoU of the seeds over background thresholds, from the photos' own labels, at the masks' resolution.
-
-    Args:
-        extractor: a ``CAMExtractor`` of a model of the VOC classes.
-        data: the list.
-        thresholds: rising background scores, 0 to 1.
-        progress: wraps the photos and their number, to show how far it is.
-
-    Raises:
-        ValueError: a mask that is no mask, or whose size differs from its photo's.
-        FileNotFoundError: a photo or a mask is not there.
-    """
-    return measure_seeds(seeds_of_model(extractor, data), data, thresholds, progress=progress).curve
 
 
 def seeds_of_model(extractor: Any, photos: Iterable[VOCPhoto], *, refiner: nn.Module | None = None) -> Iterator[Seed]:
@@ -97,7 +69,7 @@ def seeds_of_folder(folder: str | os.PathLike[str], photos: Iterable[VOCPhoto]) 
     Raises:
         FileNotFoundError: at once, if a photo has none.
     """
-    files = [_first(Path(folder), photo.name, (".cam.safetensors", ".safetensors"), "maps") for photo in photos]
+    files = [first_file(Path(folder), photo.name, (".cam.safetensors", ".safetensors"), "maps") for photo in photos]
     return (load_maps(file, VOC_CLASSES) for file in files)
 
 
@@ -158,7 +130,7 @@ def measure_seeds(
         FileNotFoundError: a mask is not there.
     """
     curve, own = SeedCurve(len(VOC_CLASSES), thresholds), []
-    _check_masks(data)
+    check_masks(data)
     for photo, (maps, labels) in progress(zip(data, seeds, strict=True), len(data)):
         before = curve.counts.clone()
         try:
@@ -169,34 +141,7 @@ def measure_seeds(
     return SeedReport(curve, torch.stack(own) if own else torch.zeros(0, len(thresholds)))
 
 
-def measure_masks(folder: str | os.PathLike[str], data: VOCSegmentation, *, progress: Progress = silent) -> MaskReport:
-    """A folder of masks, ``NAME.png`` or ``NAME.mask.png`` (as ``crt cam`` writes them), against those of a list.
-
-    Raises:
-        FileNotFoundError: a photo has no mask in one of them; of ``folder`` at once.
-        ValueError: a file that is no mask of the VOC classes, or whose size differs from the list's.
-    """
-    files = [mask_file(folder, photo.name) for photo in data]
-    _check_masks(data)
-    masks, boundaries, own = MaskIoU(len(VOC_CLASSES)), BoundaryIoU(len(VOC_CLASSES)), []
-    for photo, file in progress(zip(data, files, strict=True), len(data)):
-        truth, prediction = (torch.from_numpy(load_mask(path)).long() for path in (photo.mask, file))
-        before = masks.confusion.clone()
-        try:
-            masks.update(prediction, truth)
-            boundaries.update(prediction, truth)
-        except ValueError as error:
-            raise ValueError(f"{file} against {photo.mask}: {error}") from error
-        own.append(mean_iou(masks.confusion - before).cpu())
-    return MaskReport(masks, boundaries, torch.stack(own) if own else torch.zeros(0))
-
-
-def mask_file(folder: str | os.PathLike[str], name: str) -> Path:
-    """The mask of a photo in a folder."""
-    return _first(Path(folder), name, (".png", ".mask.png"), "mask")
-
-
-def _first(folder: Path, name: str, endings: Sequence[str], what: str) -> Path:
+def first_file(folder: Path, name: str, endings: Sequence[str], what: str) -> Path:
     files = [folder / f"{name}{ending}" for ending in endings]
     found = next((file for file in files if file.is_file()), None)
     if found is None:
@@ -204,7 +149,7 @@ def _first(folder: Path, name: str, endings: Sequence[str], what: str) -> Path:
     return found
 
 
-def _check_masks(data: VOCSegmentation) -> None:
+def check_masks(data: VOCSegmentation) -> None:
     """FileNotFoundError before the work if a true mask is not there."""
     if missing := [photo.mask for photo in data if not photo.mask.is_file()]:
         raise FileNotFoundError(f"{len(missing)} of {len(data)} photos have no true mask, the first: {missing[0]}.")

@@ -1,11 +1,11 @@
-"""Intersection over union of masks, and of seeds at every background threshold in one pass: pure functions."""
-
-from collections.abc import Sequence
+"""Intersection over union of masks, with false positives and false negatives."""
 
 import torch
 from torch import Tensor
 
-__all__ = ["confusion_matrix", "error_rates", "iou_per_class", "mean_iou", "seed_confusion", "seed_histogram"]
+from crt.metrics._counts import Counts
+
+__all__ = ["MaskIoU", "check_classes", "confusion_matrix", "error_rates", "iou_per_class", "mean_iou"]
 
 
 def confusion_matrix(prediction: Tensor, truth: Tensor, classes: int, *, ignore: int = 255) -> Tensor:
@@ -33,8 +33,8 @@ def confusion_matrix(prediction: Tensor, truth: Tensor, classes: int, *, ignore:
         raise ValueError(f"masks are integers, got {prediction.dtype} and {truth.dtype}.")
     counted = truth.long() != ignore
     truth, prediction = truth[counted].long(), prediction[counted].long()
-    _check_classes("mask", truth, classes)
-    _check_classes("prediction", prediction, classes)
+    check_classes("mask", truth, classes)
+    check_classes("prediction", prediction, classes)
     return torch.bincount(truth * classes + prediction, minlength=classes**2).view(classes, classes)
 
 
@@ -77,51 +77,36 @@ def error_rates(confusion: Tensor) -> tuple[Tensor, Tensor]:
     return (confusion.sum(dim=-2) - hits) / union, (confusion.sum(dim=-1) - hits) / union
 
 
-def seed_histogram(
-    maps: Tensor, labels: Sequence[int], truth: Tensor, thresholds: Tensor, num_classes: int, *, ignore: int = 255
-) -> Tensor:
-    """One photo's pixels by true class, class of the highest map, and number of thresholds that this map exceeds.
-
-    The class does not depend on the threshold, so this one histogram holds the confusion matrices of all thresholds:
-    see ``seed_confusion``.
+class MaskIoU(Counts):
+    """Intersection over union of masks, with false positives and false negatives.
 
     Args:
-        maps: (k, H, W) CAM in [0, 1] of the classes ``labels``.
-        labels: k class indices from 0.
-        truth: (H, W) integers; 0 = background, i + 1 = class i.
-        thresholds: (T,) float32, rising.
-        num_classes: number of foreground classes K.
+        num_classes: number of foreground classes K; masks hold 0 = background to K.
         ignore: value in the truth of pixels that do not count.
 
-    Returns:
-        (K + 1, K + 1, T + 1) int64.
-
-    Raises:
-        ValueError: maps and truth differ in size, labels do not fit the maps, or the truth has a class beyond K.
+    >>> metric = MaskIoU(1)
+    >>> metric.update(torch.tensor([[0, 1, 1, 1]]), torch.tensor([[0, 0, 1, 255]]))
+    >>> metric.compute()["iou"].tolist()
+    [0.5, 0.5]
     """
-    classes, levels = num_classes + 1, len(thresholds) + 1
-    truth = truth.long()
-    if maps.shape[-2:] != truth.shape:
-        raise ValueError(f"maps of {tuple(maps.shape[-2:])} do not fit a mask of {tuple(truth.shape)}.")
-    counted = truth != ignore
-    if not all(0 <= label < num_classes for label in labels) or len(labels) != len(maps):
-        raise ValueError(f"expected {len(maps)} labels from 0 to {num_classes - 1}, got {list(labels)}.")
-    _check_classes("mask", truth[counted], classes)
-    score, predicted = torch.full(truth.shape, -torch.inf, device=truth.device), torch.zeros_like(truth)
-    for label, scores in zip(labels, maps.float(), strict=True):  # map by map: max over the first axis is much slower
-        predicted.masked_fill_(scores > score, label + 1)
-        score = torch.fmax(score, scores)
-    exceeded = torch.bucketize(score, thresholds)
-    key = (truth * classes + predicted) * levels + exceeded
-    return torch.bincount(key[counted], minlength=classes**2 * levels).view(classes, classes, levels)
 
+    confusion: Tensor
 
-def seed_confusion(histogram: Tensor) -> Tensor:
-    """(C, C, T + 1) histogram of ``seed_histogram`` -> (T, C, C) counts, [threshold, truth, prediction]."""
-    # Foreground at threshold i: the pixels that exceed more than i thresholds; the others are background.
-    above = histogram.flip(-1).cumsum(dim=-1).flip(-1)[..., 1:].permute(2, 0, 1).clone()
-    above[:, :, 0] += histogram.sum(dim=(1, 2)) - above.sum(dim=-1)
-    return above
+    def __init__(self, num_classes: int, *, ignore: int = 255) -> None:
+        super().__init__()
+        self.classes, self.ignore = num_classes + 1, ignore
+        self.add_counts("confusion", self.classes, self.classes)
+        self.add_settings(ignore)
+
+    def update(self, prediction: Tensor, truth: Tensor) -> None:
+        """Adds masks: (..., H, W) integers each, as in ``confusion_matrix``."""
+        prediction, truth = prediction.to(self.device), truth.to(self.device)
+        self.confusion += confusion_matrix(prediction, truth, self.classes, ignore=self.ignore)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``miou``, the mean over classes that occur; ``iou``, ``fp`` and ``fn`` (``error_rates``), (K + 1,) each."""
+        fp, fn = error_rates(self.confusion)
+        return {"miou": mean_iou(self.confusion), "iou": iou_per_class(self.confusion), "fp": fp, "fn": fn}
 
 
 def _hits_and_union(confusion: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,7 +114,7 @@ def _hits_and_union(confusion: Tensor) -> tuple[Tensor, Tensor]:
     return hits, confusion.sum(dim=-1) + confusion.sum(dim=-2) - hits
 
 
-def _check_classes(what: str, values: Tensor, classes: int) -> None:
+def check_classes(what: str, values: Tensor, classes: int) -> None:
     if values.numel() and not 0 <= values.min() <= values.max() < classes:
         raise ValueError(
             f"the {what} has classes {values.unique().tolist()}; with {classes - 1} of them they are 0 to that."

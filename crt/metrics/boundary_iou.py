@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crt.metrics.segmentation import confusion_matrix
+from crt.metrics._counts import Counts
+from crt.metrics.mask_iou import confusion_matrix
 
-__all__ = ["boundary_counts", "boundary_pixels"]
+__all__ = ["BoundaryIoU", "boundary_counts", "boundary_pixels"]
 
 
 def boundary_pixels(mask: Tensor, *, ratio: float = 0.02) -> Tensor:
@@ -63,3 +64,33 @@ def boundary_counts(
     counts = confusion_matrix(predicted, true, classes + 1, ignore=-1)
     hits = counts.diagonal()
     return torch.stack([hits, counts.sum(dim=0) + counts.sum(dim=1) - hits])[:, :classes]
+
+
+class BoundaryIoU(Counts):
+    """Boundary IoU (Cheng et al., CVPR 2021) of masks of classes: counts are summed over all photos, class by class.
+
+    Args:
+        num_classes: number of foreground classes K; masks hold 0 = background to K.
+        ratio: how far from an outline counts, as a share of the photo's diagonal.
+        ignore: value in the truth of pixels that do not count.
+    """
+
+    counts: Tensor
+
+    def __init__(self, num_classes: int, *, ratio: float = 0.02, ignore: int = 255) -> None:
+        super().__init__()
+        if not 0 < ratio < 1:
+            raise ValueError(f"ratio must be above 0 and below 1, got {ratio}.")
+        self.classes, self.ratio, self.ignore = num_classes + 1, ratio, ignore
+        self.add_counts("counts", 2, self.classes)
+        self.add_settings(ratio, ignore)
+
+    def update(self, prediction: Tensor, truth: Tensor) -> None:
+        """Adds a photo: (H, W) integers each, as in ``boundary_counts``."""
+        prediction, truth = prediction.to(self.device), truth.to(self.device)
+        self.counts += boundary_counts(prediction, truth, self.classes, ratio=self.ratio, ignore=self.ignore)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``iou``, (K + 1,), NaN for a class that does not occur; ``miou``, the mean over those that do."""
+        iou = self.counts[0].double() / self.counts[1]
+        return {"miou": iou.nanmean(), "iou": iou}

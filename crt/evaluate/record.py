@@ -1,5 +1,6 @@
 """The JSON record beside every number: what was measured, of what, with what, where."""
 
+import json
 import os
 import platform
 import subprocess
@@ -9,7 +10,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["make_record"]
+from crt._files import whole_file
+
+__all__ = ["make_record", "seen_by", "share", "write_record"]
 
 
 def make_record(**fields: Any) -> dict[str, Any]:
@@ -22,6 +25,23 @@ def make_record(**fields: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
     }
+
+
+def write_record(path: Path | None, **fields: Any) -> None:
+    if path is not None:
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(make_record(**fields), indent=2, allow_nan=False) + "\n")
+
+
+def seen_by(extractor: Any, bf16: bool) -> dict[str, Any]:
+    """For a record: how photos were seen."""
+    settings = {name: getattr(extractor, name) for name in ("scales", "flip", "stride", "max_side")}
+    return {**settings, "bf16": bf16}
+
+
+def share(value: float) -> float | None:
+    """For a record: JSON knows no NaN."""
+    return None if value != value else round(value, 9)
 
 
 def _commit() -> str | None:

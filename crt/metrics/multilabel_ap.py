@@ -2,8 +2,9 @@
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
-__all__ = ["as_rankings", "average_precision"]
+__all__ = ["MultilabelAP", "average_precision"]
 
 
 def average_precision(scores: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
@@ -25,13 +26,50 @@ def average_precision(scores: Tensor, targets: Tensor, counted: Tensor | None = 
     >>> average_precision(torch.tensor([[0.9], [0.8], [0.1]]), torch.tensor([[1], [0], [1]]))
     tensor([0.8333], dtype=torch.float64)
     """
-    scores, targets, counted = as_rankings(scores, targets, counted)
+    scores, targets, counted = _as_rankings(scores, targets, counted)
     columns = zip(scores.unbind(1), targets.unbind(1), counted.unbind(1), strict=True)
     values = [_one_class(score[kept], target[kept]) for score, target, kept in columns]
     return torch.stack(values) if values else scores.new_zeros(0).double()
 
 
-def as_rankings(scores: Tensor, targets: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+class MultilabelAP(Metric):
+    """Mean average precision of image-level scores over classes; see ``average_precision``.
+
+    The scores of all photos are kept, K numbers a photo: this average cannot be had from sums.  Of several processes
+    each needs a photo.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    scores: list[Tensor]
+    targets: list[Tensor]
+    counted: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("scores", "targets", "counted"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, scores: Tensor, targets: Tensor, counted: Tensor | None = None) -> None:
+        """Adds photos: (B, K) each; ``counted`` false leaves a photo out for a class (VOC's difficult labels)."""
+        scores, targets, counted = _as_rankings(scores, targets, counted)
+        self.scores.append(scores.to(self.device))
+        self.targets.append(targets.to(self.device))
+        self.counted.append(counted.to(self.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        """``ap``, (K,), NaN for a class that no photo shows; ``map``, the mean over the others."""
+        if not len(self.scores):
+            raise ValueError("average precision of no photos: update comes first.")
+        # Before several processes gather their lists, torchmetrics joins each of them to one tensor.
+        lists = (self.scores, self.targets, self.counted)
+        scores, targets, counted = (value if isinstance(value, Tensor) else torch.cat(value) for value in lists)
+        ap = average_precision(scores, targets, counted)
+        return {"map": ap.nanmean(), "ap": ap}
+
+
+def _as_rankings(scores: Tensor, targets: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """The arguments of ``average_precision``, checked: scores of 32 bits at least, the others bool."""
     counted = torch.ones_like(targets, dtype=torch.bool) if counted is None else counted.bool()
     if scores.ndim != 2 or not scores.shape == targets.shape == counted.shape:
