@@ -65,6 +65,7 @@ ALLOWED = {
     "pseudo": {"_files", "cam", "data", "torch", "PIL"},
     "train": {
         "_files",
+        "_messages",
         "cam",
         "data",
         "losses",
@@ -74,6 +75,7 @@ ALLOWED = {
         "torchvision",
         "accelerate",
         "safetensors",
+        "typing_extensions",
         "PIL",
     },
     "cli": {

@@ -79,7 +79,7 @@ def pointing(folder, boxes):
 
 
 def test_from_labels_to_masks(birds, tmp_path, monkeypatch):
-    monkeypatch.setattr("crt.train.loop.LOG_EVERY", 5)
+    monkeypatch.setattr("crt.train.log.LOG_EVERY", 5)
     root, boxes = birds
     table = ["--images", root / "photos", "--labels", root / "labels.csv"]
     photos = LabelledPhotos.from_csv(root / "photos", root / "labels.csv")

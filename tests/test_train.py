@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 from crt.cli import app
 from crt.data import LabelledPhotos
 from crt.models import CRT, DualBranch
-from crt.train import PRESETS, CAMRecipe, build_branches, make_recipe, train_cam
-from crt.train.photos import Crops, batch_plan
+from crt.train import RECIPES, CAMRecipe, build_branches, make_recipe, train_cam
+from crt.train.crops import Crops, batch_plan
 
 from .conftest import TINY
 
@@ -282,29 +282,30 @@ def test_single_labels(folder):
 
 
 def test_recipes():
-    paper = PRESETS["paper"]
+    paper = RECIPES["paper"]
     assert (paper.model, paper.num_passes, paper.crop, paper.epochs, paper.lr) == ("crt_vit_s16", 3, 336, 10, 0.1)
     changed = make_recipe("paper", ["cnn=resnet50", "lr=1", "area=[0.2, 1.0]", "clip=null"])
     assert (changed.cnn, changed.lr, changed.area, changed.clip) == ("resnet50", 1.0, (0.2, 1.0), None)
     for preset, change, message in [
         ("papers", "", "t16-voc9k, t16-voc9k-masks, t16-cub50, paper, paper-wsol"),
-        ("paper", "epoch=3", "did you mean 'epochs'"),
-        ("paper", "epochs=many", "a value like 10"),
-        ("paper", "lr=true", "a value like 0.1"),
-        ("paper", "lr=NaN", "lr must be finite"),
-        ("paper", "power=-1", "power must be at least 0"),
-        ("paper", "head_factor=-1", "head_factor must be above 0"),
-        ("paper", "clip=abc", "clip must be above 0, or null"),
-        ("paper", 'area=["a","b"]', "area must be finite"),
-        ("paper", "area=small", "area must be 0 < a"),
-        ("paper", "long_side=[1.5,2.5]", "two rising sizes"),
-        ("paper", "lr=null", "a value like"),
-        ("paper", "optimizer=SGD", "'adamw' or 'sgd'"),
-        ("paper", "epochs=0", "at least 1"),
-        ("paper", "area=[0.5]", "0 < a <= b <= 1"),
+        ("irn-paper", "", "unknown recipe 'irn-paper'"),
+        ("paper", "epoch=3", "Did you mean 'epochs'"),
+        ("paper", "epochs=many", "epochs must be a whole number from 1 to 10000, got 'many'"),
+        ("paper", "lr=true", "lr must be a number above 0 and at most 1000, got True"),
+        ("paper", "lr=NaN", "lr must be a number above 0 and at most 1000, got nan"),
+        ("paper", "power=-1", "power must be a number from 0 to 100, got -1"),
+        ("paper", "head_factor=-1", "head_factor must be a number above 0"),
+        ("paper", "clip=abc", "clip must be a number above 0 and at most 1e.09, or null, got 'abc'"),
+        ("paper", 'area=["a","b"]', "area must be two values .low, high., each a number above 0"),
+        ("paper", "area=small", "area must be two values"),
+        ("paper", "long_side=[1.5,2.5]", "long_side must be two values .low, high., each a whole number"),
+        ("paper", "lr=null", "got None"),
+        ("paper", "optimizer=SGD", "optimizer must be one of adamw, sgd, got 'SGD'"),
+        ("paper", "epochs=0", "from 1 to 10000, got 0"),
+        ("paper", "area=[0.5]", "two values"),
     ]:
         with pytest.raises(ValueError, match=message):
-            make_recipe(preset, [change] if change else [])
+            make_recipe(preset, [change] if change else [], stage=CAMRecipe)
 
 
 @pytest.mark.parametrize(("vit", "cnn"), [("crt_vit_t16", "resnet18"), ("crt_vit_s16", "mobilenetv3_small_050")])

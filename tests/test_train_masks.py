@@ -14,7 +14,7 @@ from crt.data import save_mask
 from crt.losses.masks import STRIDE, mask_loss
 from crt.metrics import SeedCurve
 from crt.train import CAMRecipe, build_branches, make_recipe, train_cam
-from crt.train.photos import Crops
+from crt.train.crops import Crops
 
 from .test_train import COLOURS, QUICK, folder, photos_of, tiny_model  # noqa: F401 (a fixture)
 
@@ -120,7 +120,7 @@ def test_recipe_and_masks_belong_together(masked, folder):  # noqa: F811
         with pytest.raises(ValueError, match="weight of masks"):
             train_cam(tiny_model(photos.class_names), photos, folder / "run", recipe)
     assert make_recipe("t16-voc9k-masks").mask == 1.0
-    with pytest.raises(ValueError, match="at least 0"):
+    with pytest.raises(ValueError, match="from 0 to"):
         CAMRecipe(mask=-1.0)
 
 

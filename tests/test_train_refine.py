@@ -18,8 +18,8 @@ from crt.data import LabelledPhotos, load_mask, save_mask
 from crt.models import BoundaryNet
 from crt.pseudo import _mask, make_pseudo_masks
 from crt.refine import boundary_loss, create_refiner
-from crt.train import REFINE_PRESETS, RefineRecipe, build_boundary_net, make_refine_recipe, train_refine
-from crt.train.photos import Crops
+from crt.train import RECIPES, RefineRecipe, build_boundary_net, make_recipe, train_refine
+from crt.train.crops import Crops
 
 from .test_train import folder, photos_of  # noqa: F401 (fixtures)
 from .test_train_masks import masked  # noqa: F401
@@ -98,20 +98,20 @@ def test_mistakes_are_named(masked, folder):  # noqa: F811
 
 
 def test_recipes():
-    paper = REFINE_PRESETS["irn-paper"]
+    paper = RECIPES["irn-paper"]
     assert (paper.backbone, paper.crop, paper.batch_size, paper.epochs, paper.lr) == ("resnet50", 512, 32, 3, 0.1)
     assert (paper.optimizer, paper.head_factor, paper.radius, paper.power) == ("sgd", 10.0, 10, 0.9)
-    small = make_refine_recipe("irn-lite0-voc9k", ["crop=224", "clip=5"])
+    small = make_recipe("irn-lite0-voc9k", ["crop=224", "clip=5"])
     assert (small.backbone, small.batch_size, small.crop, small.clip) == ("tf_efficientnet_lite0", 16, 224, 5)
     for preset, change, message in [
         ("paper", "", "irn-lite0-voc9k, irn-paper"),
         ("irn-paper", "crop=225", "a multiple of 4"),
-        ("irn-paper", "radius=1", "at least 2"),
-        ("irn-paper", "raduis=5", "did you mean 'radius'"),
-        ("irn-paper", "optimizer=adam", "'adamw' or 'sgd'"),
+        ("irn-paper", "radius=1", "from 2 to 100"),
+        ("irn-paper", "raduis=5", "Did you mean 'radius'"),
+        ("irn-paper", "optimizer=adam", "one of adamw, sgd"),
     ]:
         with pytest.raises(ValueError, match=message):
-            make_refine_recipe(preset, [change] if change else [])
+            make_recipe(preset, [change] if change else [], stage=RefineRecipe)
 
 
 def test_backbone_weights_are_loaded(tmp_path):

@@ -63,7 +63,7 @@ def train_cam(
     """
     with one_line_errors():
         train = _library()
-        recipe = train.make_recipe(preset, set_ or [])
+        recipe = train.make_recipe(preset, set_ or [], stage=train.CAMRecipe)
         check_apart(output, images, labels)
         photos = labelled_photos(images, labels, voc, cub, split)
         photos = photos.with_masks(masks) if masks else photos
@@ -118,7 +118,7 @@ def train_refine(
     """
     with one_line_errors():
         train = _library()
-        recipe = train.make_refine_recipe(preset, set_ or [])
+        recipe = train.make_recipe(preset, set_ or [], stage=train.RefineRecipe)
         check_apart(output, images, labels)
         photos = labelled_photos(images, labels, voc, cub, split).with_masks(masks)
         model = train.build_boundary_net(

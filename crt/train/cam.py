@@ -1,18 +1,19 @@
 """The CAM stage: both branches on image-level labels, over accelerate (paper sections 3.3 and 4.1)."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from crt.data import LabelledPhotos
 from crt.losses import dual_loss, mask_loss
 from crt.models import CRT, CNNBranch, DualBranch, create_model
 from crt.models.hub import read_checkpoint
-from crt.train.loop import Progress, Run, make_optimizer
+from crt.train.loop import Run, RunOptions
+from crt.train.optim import make_optimizer
 from crt.train.recipe import CAMRecipe
 
 __all__ = ["build_branches", "train_cam"]
@@ -72,47 +73,33 @@ def _settings_of(recipe: CAMRecipe) -> dict[str, Any]:
 
 def train_cam(
     model: DualBranch,
-    photos: LabelledPhotos,
+    dataset: LabelledPhotos,
     out: str | os.PathLike[str],
     recipe: CAMRecipe,
-    *,
-    seed: int = 0,
-    precision: str | None = None,
-    compile: bool = False,
-    save_every: int = 200,
-    workers: int = 1,
-    settings: Mapping[str, Any] | None = None,
-    progress: Progress = lambda steps, first, total, status: steps,
+    **options: Unpack[RunOptions],
 ) -> CRT:
     """Trains both branches; the ViT branch ends up in ``out/model``.
 
-    A run that was stopped goes on from ``out/checkpoint.safetensors`` when it is called again with the same arguments,
-    and ends with the same weights as a run that was not stopped (same machine, same number of processes and threads).
+    An interrupted run resumes from ``out/checkpoint.safetensors`` when it is called again with the same arguments, and
+    ends with the same weights as a run that was never interrupted (same machine, same number of processes and threads).
 
     Args:
         model: both branches (``build_branches``).
-        photos: the training photos.
+        dataset: the training images.
         out: folder for checkpoint, log (JSON lines) and model; made if need be.
-        recipe: the settings, for example ``PRESETS["paper"]``.
-        seed: of crops and order.
-        precision: "no" (float32) or "bf16"; None takes what `accelerate launch` was told, or else "no".
-        compile: compile both backbones.
-        save_every: steps between checkpoints.
-        workers: processes that decode photos.
-        settings: what else must be the same when the run goes on, a digest of the weights it began with for example.
-        progress: wraps the steps; called with them, the first step, their total number, and a function that tells loss
-            and speed so far.
+        recipe: the settings, for example ``RECIPES["paper"]``.
+        options: seed, precision, compile, save_every, workers, settings, progress: see ``RunOptions``.
 
     Returns:
         The trained ViT branch, in evaluation mode.
 
     Raises:
-        ValueError: ``out`` holds a run with other settings or photos, a batch that does not divide among the processes
+        ValueError: ``out`` holds a run with other settings or images, a batch that does not divide among the processes
             or is larger than the data set, an unknown precision, a loss that is not finite.
-        OSError: a photo that cannot be read, a checkpoint that cannot be written.
+        OSError: an image that cannot be read, a checkpoint that cannot be written.
     """
-    _check(recipe, photos)
-    run = Run(photos, recipe, model.vit, seed=seed, precision=precision, workers=workers, progress=progress)
+    _check(recipe, dataset)
+    run = Run(dataset, recipe, model.vit, **options)
     device = run.accelerator.device
 
     def losses_of(network: Any, batch: list[Tensor], epoch: int) -> dict[str, Tensor]:
@@ -133,23 +120,24 @@ def train_cam(
             losses["total"] = losses["total"] + recipe.mask * losses["mask"]
         return losses
 
-    optimizer = cam_optimizer(model, recipe)
-    run.train(model, model, optimizer, losses_of, out, save_every=save_every, compile=compile, settings=settings)
+    run.train(model, model, cam_optimizer(model, recipe), losses_of, out)
     if run.accelerator.is_main_process:
         model.vit.save_pretrained(Path(out) / "model")
     return model.vit.eval()
 
 
-def _check(recipe: CAMRecipe, photos: LabelledPhotos) -> None:
-    """ValueError unless the photos suit the recipe."""
-    if (recipe.mask > 0) != all(photo.mask is not None for photo in photos.photos):
+def _check(recipe: CAMRecipe, dataset: LabelledPhotos) -> None:
+    """ValueError unless the data set suits the recipe."""
+    if not isinstance(recipe, CAMRecipe):
+        raise TypeError(f"the CAM stage takes a CAMRecipe, got {type(recipe).__name__}.")
+    if (recipe.mask > 0) != all(sample.mask is not None for sample in dataset.photos):
         raise ValueError(f"the recipe's weight of masks is {recipe.mask}: masks are needed if it is above 0, else not.")
-    if recipe.single_label and any(len(photo.labels) != 1 for photo in photos.photos):
-        raise ValueError("the recipe is for photos of one class each (single_label); some have more labels.")
+    if recipe.single_label and any(len(sample.labels) != 1 for sample in dataset.photos):
+        raise ValueError("the recipe is for images of one class each (single_label); some have more labels.")
 
 
 def cam_optimizer(model: DualBranch, recipe: CAMRecipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over backbones and heads."""
+    """The recipe's optimizer over backbones and heads."""
     heads = [p for name, p in model.named_parameters() if ".head." in name]
     bodies = [p for name, p in model.named_parameters() if ".head." not in name and p.requires_grad]
     return make_optimizer(bodies, heads, recipe)

@@ -1,14 +1,11 @@
 """The loop of all stages: batches of crops, learning rates, steps, checkpoints and log, over accelerate."""
 
 import dataclasses
-import json
 import logging
-import math
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from accelerate import Accelerator
@@ -16,32 +13,55 @@ from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from crt._files import remove_leftovers, whole_file
+from crt._files import remove_leftovers
 from crt.data import LabelledPhotos
 from crt.train.checkpoint import load_checkpoint, save_checkpoint
-from crt.train.photos import Crops, Key, batch_plan
-from crt.train.recipe import CAMRecipe, RefineRecipe
+from crt.train.crops import Crops, Key, batch_plan
+from crt.train.log import Log
+from crt.train.optim import learning_rates
+from crt.train.recipe import Recipe
 
-__all__ = ["Progress", "Run", "make_optimizer"]
+__all__ = ["Progress", "Run", "RunOptions"]
 
 logger = logging.getLogger(__name__)
-LOG_EVERY = 50
+FORMAT = 2  # of a run's order and checkpoints; a run of another format cannot be resumed to the bit
 
 # Wraps batches; called with them, the first one's number, their number, and what tells losses and speed so far.
 Progress = Callable[[Iterable[Any], int, int, Callable[[], str]], Iterable[Any]]
 
 
+class RunOptions(TypedDict, total=False):
+    """Options of every stage, by keyword.
+
+    Attributes:
+        seed: of crops and order; default 0.
+        precision: "no" (float32) or "bf16"; default None, which takes that of `accelerate launch`, or else "no".
+        compile: compile the network; default False.
+        save_every: steps between checkpoints; default 200.
+        workers: processes that decode images; default 1.
+        settings: what else must be the same when the run resumes, for example a digest of the weights that it began
+            with; default None.
+        progress: wraps the steps; called with them, the first step, their total number, and a function that returns
+            loss and speed so far.
+    """
+
+    seed: int
+    precision: str | None
+    compile: bool
+    save_every: int
+    workers: int
+    settings: Mapping[str, Any] | None
+    progress: Progress
+
+
 class Run:
-    """One process of a training run: its share of the photos, and how it computes.
+    """One process of a training run: its share of the images, and how it computes.
 
     Args:
-        photos: the training photos.
+        dataset: the training images.
         recipe: the stage's settings.
-        model: the network; its ``config`` has the normalisation (``mean``, ``std``).
-        seed: of crops and order.
-        precision: "no" (float32) or "bf16"; None takes what `accelerate launch` was told, or else "no".
-        workers: processes that decode photos.
-        progress: shows how far the main process is.
+        model: the network; its ``config`` has the normalization (``mean``, ``std``).
+        seed, precision, compile, save_every, workers, settings, progress: see ``RunOptions``.
 
     Raises:
         ValueError: an unknown precision, or a batch that does not divide among the processes.
@@ -49,14 +69,17 @@ class Run:
 
     def __init__(
         self,
-        photos: LabelledPhotos,
-        recipe: CAMRecipe | RefineRecipe,
+        dataset: LabelledPhotos,
+        recipe: Recipe,
         model: Any,
         *,
-        seed: int,
-        precision: str | None,
-        workers: int,
-        progress: Progress,
+        seed: int = 0,
+        precision: str | None = None,
+        compile: bool = False,
+        save_every: int = 200,
+        workers: int = 1,
+        settings: Mapping[str, Any] | None = None,
+        progress: Progress = lambda steps, first, total, status: steps,
     ) -> None:
         self.precision = precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         if self.precision not in ("no", "bf16"):
@@ -69,9 +92,17 @@ class Run:
             raise ValueError(
                 f"a batch of {recipe.batch_size} does not divide among {self.accelerator.num_processes} processes."
             )
-        self.photos, self.recipe, self.seed = photos, recipe, seed
-        self.crops = Crops(photos, recipe, model.config["mean"], model.config["std"], seed)
-        self.workers, self.progress = workers, progress
+        self.dataset, self.recipe, self.seed = dataset, recipe, seed
+        self.crops = Crops(dataset, recipe, model.config["mean"], model.config["std"], seed)
+        self.compile, self.save_every, self.workers, self.progress = compile, save_every, workers, progress
+        self.settings = {
+            **(settings or {}),
+            **dataclasses.asdict(recipe),
+            "format": FORMAT,
+            "seed": seed,
+            "precision": self.precision,
+            "data": dataset.digest(),
+        }
 
     def batches(
         self, plan: list[list[Key]], first: int, total: int, status: Callable[[], str] = lambda: ""
@@ -90,7 +121,7 @@ class Run:
         return self.progress(steps, first, total, status) if self.accelerator.is_main_process else steps
 
     def forward(self, network: Callable[[Tensor], Any], images: Tensor) -> Any:
-        """The network's answer to the images, in the precision of the run."""
+        """The network's output for the images, in the precision of the run."""
         with torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             return network(images.to(self.accelerator.device))
 
@@ -102,11 +133,9 @@ class Run:
         losses_of: Callable[[Callable[[Tensor], Any], list[Tensor], int], dict[str, Tensor]],
         out: str | os.PathLike[str],
         *,
-        save_every: int,
-        compile: bool = False,
-        settings: Mapping[str, Any] | None = None,
+        after_step: Callable[[int], None] = lambda step: None,
     ) -> None:
-        """Takes all steps of the recipe, from ``out/checkpoint.safetensors`` on if it is there.
+        """Takes all steps of the recipe, from ``out/checkpoint.safetensors`` on if there is one.
 
         Args:
             model: what checkpoints hold.
@@ -114,68 +143,66 @@ class Run:
             optimizer: over the parameters of ``model``, from ``make_optimizer``.
             losses_of: called with the network, a batch and its epoch; returns the losses by name, among them "total".
             out: folder for checkpoint and log; made if need be.
-            save_every: steps between checkpoints.
-            compile: compile the network.
-            settings: what else must be the same when the run goes on.
+            after_step: called with the number of steps done after each of them.
 
         Raises:
-            ValueError: ``out`` holds a run with other settings or photos, fewer photos than a batch, a loss that is not
+            ValueError: ``out`` holds a run with other settings or images, fewer images than a batch, a loss that is not
                 finite.
-            OSError: a photo that cannot be read, a checkpoint that cannot be written.
+            OSError: an image that cannot be read, a checkpoint that cannot be written.
+            KeyboardInterrupt: with a message that says what is saved and how to resume.
         """
         recipe, accelerator, out = self.recipe, self.accelerator, Path(out)
+        plan = batch_plan(len(self.dataset), recipe.batch_size, recipe.epochs, self.seed)
         out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)
-        plan = batch_plan(len(self.photos), recipe.batch_size, recipe.epochs, self.seed)
-        settings = {
-            **(settings or {}),
-            **dataclasses.asdict(recipe),
-            "seed": self.seed,
-            "precision": self.precision,
-            "data": self.photos.digest(),
-        }
-        checkpoint, first = out / "checkpoint.safetensors", 0
-        if checkpoint.exists():
-            first = load_checkpoint(checkpoint, model, optimizer, settings)
-            logger.info("%s: goes on at step %d of %d", out, first, len(plan))
+        checkpoint = out / "checkpoint.safetensors"
+        first = saved = load_checkpoint(checkpoint, model, optimizer, self.settings, len(plan))
         model.train()
         wrapped, prepared = accelerator.prepare(network, optimizer)
-        if compile:
+        if self.compile:
             wrapped = torch.compile(wrapped)
-        log = _Log(out / "log.jsonl", first, len(plan)) if accelerator.is_main_process else None
+        log = Log(out / "log.jsonl", first, len(plan)) if accelerator.is_main_process else None
         status = log.status if log else lambda: ""
-        for step, batch in enumerate(self.batches(plan[first:], first, len(plan), status), first):
-            epoch = plan[step][0][0]
-            for group, rate in zip(optimizer.param_groups, _rates(recipe, step, len(plan)), strict=True):
-                group["lr"] = rate
-            losses = losses_of(wrapped, batch, epoch)
-            prepared.zero_grad(set_to_none=True)
-            accelerator.backward(losses["total"])
-            if recipe.clip is not None:
-                accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
-            prepared.step()
-            if log is not None:
-                log.add(step + 1, epoch, losses, recipe.batch_size)
-                if step + 1 == len(plan) or (step + 1) % save_every == 0:
-                    save_checkpoint(checkpoint, model, optimizer, step + 1, settings)
+        try:
+            for step, batch in enumerate(self.batches(plan[first:], first, len(plan), status), first):
+                epoch = plan[step][0][0]
+                losses = self._step(model, wrapped, prepared, step, len(plan), lambda n: losses_of(n, batch, epoch))  # noqa: B023
+                after_step(step + 1)
+                if log is not None:
+                    log.add(step + 1, epoch, losses, recipe.batch_size)
+                    if step + 1 == len(plan) or (step + 1) % self.save_every == 0:
+                        save_checkpoint(checkpoint, model, optimizer, step + 1, self.settings)
+                        saved = step + 1
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(_interrupted(checkpoint, saved, len(plan))) from error
         accelerator.wait_for_everyone()
 
+    def _step(
+        self,
+        model: nn.Module,
+        network: Any,
+        optimizer: Any,
+        step: int,
+        steps: int,
+        losses_of: Callable[[Any], dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """One step of the optimizer; returns the losses."""
+        for group, rate in zip(optimizer.param_groups, learning_rates(self.recipe, step, steps), strict=True):
+            group["lr"] = rate
+        losses = losses_of(network)
+        optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(losses["total"])
+        if self.recipe.clip is not None:
+            self.accelerator.clip_grad_norm_(model.parameters(), self.recipe.clip)
+        optimizer.step()
+        return losses
 
-def make_optimizer(
-    bodies: Iterable[nn.Parameter], heads: Iterable[nn.Parameter], recipe: CAMRecipe | RefineRecipe
-) -> torch.optim.Optimizer:
-    """The recipe's optimiser over two groups, in the order of ``_rates``."""
-    groups = [{"params": list(bodies)}, {"params": list(heads)}]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
-
-def _rates(recipe: CAMRecipe | RefineRecipe, step: int, steps: int) -> tuple[float, float]:
-    """Learning rates of both groups at a step: linear rise, polynomial decay; the second is ``head_factor`` times."""
-    rise = min((step + 1) / recipe.warmup, 1.0) if recipe.warmup else 1.0
-    rate = recipe.lr * rise * (1 - step / steps) ** recipe.power
-    return rate, recipe.head_factor * rate
+def _interrupted(checkpoint: Path, saved: int, steps: int) -> str:
+    """What is saved, and how to resume."""
+    if not saved:
+        return f"interrupted before the first checkpoint of {checkpoint.parent}; the same command starts again."
+    return f"interrupted; {checkpoint} holds {saved} of {steps} steps, and the same command resumes from there."
 
 
 def _read(loader: DataLoader) -> Iterator[list[Tensor]]:
@@ -184,48 +211,3 @@ def _read(loader: DataLoader) -> Iterator[list[Tensor]]:
         yield from loader
     except OSError as error:
         raise OSError(str(error).strip().splitlines()[-1].removeprefix("OSError: ")) from error
-
-
-class _Log:
-    """Mean losses and speed, a line of JSON every ``LOG_EVERY`` steps and at the last; steps to be repeated go.
-
-    Raises:
-        ValueError: a loss is NaN or infinite.
-    """
-
-    def __init__(self, path: Path, first: int, total: int) -> None:
-        self.path, self.first, self.total, self.start = path, first, total, time.monotonic()
-        self.sums: dict[str, float] = {}
-        self.count = 0
-        if path.exists():
-            with whole_file(path) as temporary:
-                temporary.write_text("".join(_until(path.read_text(encoding="utf-8"), first)), encoding="utf-8")
-
-    def add(self, step: int, epoch: int, losses: dict[str, Tensor], batch_size: int) -> None:
-        if (step - 1) % LOG_EVERY == 0:
-            self.sums, self.count = {}, 0
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
-        if not math.isfinite(self.sums["total"]):
-            raise ValueError(f"the loss is no longer finite at step {step}; try a lower learning rate or float32.")
-        self.count += 1
-        self.speed = (step - self.first) * batch_size / (time.monotonic() - self.start)
-        if step % LOG_EVERY and step < self.total:
-            return
-        means = {name: round(value / self.count, 5) for name, value in self.sums.items()}
-        line = {"step": step, "epoch": epoch, **means, "photos_per_second": round(self.speed, 2)}
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def status(self) -> str:
-        return f"loss {self.sums['total'] / self.count:.3f}, {self.speed:.1f} photos/s"
-
-
-def _until(text: str, last: int) -> Iterator[str]:
-    """The lines of a log up to a step; half a line, of a process that was killed, goes too."""
-    for line in text.splitlines(keepends=True):
-        try:
-            if json.loads(line)["step"] <= last and line.endswith("\n"):
-                yield line
-        except (ValueError, TypeError, KeyError):
-            continue

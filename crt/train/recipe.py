@@ -1,54 +1,39 @@
-"""What a training run is made of, and the runs that have names."""
+"""Recipes: the settings of a training run, and the runs that have names."""
 
 import dataclasses
-import difflib
 import json
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
+from crt._messages import did_you_mean
 from crt.cam.functional import Activation
+from crt.train.rules import check_setting
 
-__all__ = ["PRESETS", "REFINE_PRESETS", "CAMRecipe", "RefineRecipe", "make_recipe", "make_refine_recipe"]
+__all__ = ["RECIPES", "CAMRecipe", "Recipe", "RefineRecipe", "make_recipe"]
 
-Recipe = TypeVar("Recipe", "CAMRecipe", "RefineRecipe")
+R = TypeVar("R", bound="Recipe")
 
 
 @dataclass(frozen=True)
-class CAMRecipe:
-    """Settings of the CAM stage (paper section 4.1).
+class Recipe:
+    """Settings that all stages share.
 
     Attributes:
-        model: architecture of the ViT branch (``crt.list_models``).
-        num_passes: see ``CRT``.
-        attention_power, activation, pool: see ``CRT``.
-        cnn: timm CNN of the other branch, or None to train the transformer alone.
-        coupling: weight of the distance between the branches' maps, the paper's lambda.
-        coupling_from: first epoch (from 0) in which it is not zero.
-        single_label: photos show one class each: softmax cross entropy, as in localisation (``paper-wsol``).
-        mask: weight of the loss on pseudo masks (``mask_loss``); 0 trains on labels alone.
-        epochs, batch_size: length of the run, photos a step over all processes.
+        epochs, batch_size: length of the run; images per step over all processes.
         optimizer, lr, weight_decay: of the backbones.
         head_factor: learning rate of the heads as a multiple of ``lr``.
-        warmup: steps of linear rise, before polynomial decay with ``power``.
+        warmup: steps of linear warm-up, followed by polynomial decay with ``power``.
         clip: largest gradient norm; None does not clip.
         crop: side of the training crop, pixels.
-        area: share of the photo's area that a crop shows, (smallest, largest), of any shape from 3:4 to 4:3; None
-            is the paper's way, the long side brought to ``long_side`` and a crop padded with zeros.
-        long_side: range in pixels, used without ``area``.
+        area: share of the image's area that a crop shows, (smallest, largest), with an aspect ratio of 3:4 to 4:3;
+            None resizes the long side to ``long_side`` and takes a crop, padded with zeros, as the paper does.
+        long_side: range of the long side in pixels, used if ``area`` is None.
+
+    Raises:
+        ValueError: a setting has the wrong type or is out of range (``crt.train.rules``).
     """
 
-    model: str = "crt_vit_t16"
-    num_passes: int = 0
-    attention_power: float = 1.0
-    activation: Activation = "relu"
-    pool: float = 1.0
-    cnn: str | None = "tf_efficientnet_lite0"
-    coupling: float = 0.1
-    coupling_from: int = 1
-    single_label: bool = False
-    mask: float = 0.0
     epochs: int = 4
     batch_size: int = 16
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -63,81 +48,66 @@ class CAMRecipe:
     long_side: tuple[int, int] = (210, 420)
 
     def __post_init__(self) -> None:
-        """Raises: ValueError if a setting is out of its range."""
-        _check(self, coupling=(self.coupling >= 0, "at least 0"), mask=(self.mask >= 0, "at least 0"))
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, check_setting(name, value))
 
 
 @dataclass(frozen=True)
-class RefineRecipe:
+class CAMRecipe(Recipe):
+    """Settings of the CAM stage (paper section 4.1), beside those of ``Recipe``.
+
+    Attributes:
+        model: architecture of the ViT branch (``crt.list_models``).
+        num_passes, attention_power, activation, pool: see ``CRT``.
+        cnn: timm CNN of the other branch, or None to train the transformer alone.
+        coupling: weight of the distance between the maps of the two branches, the paper's lambda.
+        coupling_from: first epoch (from 0) with a coupling.
+        single_label: every image shows one class: softmax cross entropy, as in localisation (``paper-wsol``).
+        mask: weight of the loss on pseudo masks (``mask_loss``); 0 trains on labels alone.
+    """
+
+    model: str = "crt_vit_t16"
+    num_passes: int = 0
+    attention_power: float = 1.0
+    activation: Activation = "relu"
+    pool: float = 1.0
+    cnn: str | None = "tf_efficientnet_lite0"
+    coupling: float = 0.1
+    coupling_from: int = 1
+    single_label: bool = False
+    mask: float = 0.0
+
+
+@dataclass(frozen=True)
+class RefineRecipe(Recipe):
     """Settings of the refinement stage: the boundary network of IRN (Ahn et al., CVPR 2019).
+
+    ``lr`` is that of the boundary head, ``head_factor`` applies to the displacement head, ``crop`` is a multiple of 4.
 
     Attributes:
         backbone, output_stride, boundary_width, displacement_width: see ``BoundaryNet``.
-        radius: of the pairs that the losses look at, in cells of 4 pixels.
-        epochs, batch_size: length of the run, photos a step over all processes.
-        optimizer, lr, weight_decay: of the boundary head.
-        head_factor: learning rate of the displacement head as a multiple of ``lr``.
-        warmup, power, clip, area: see ``CAMRecipe``.
-        crop: side of the training crop, pixels, a multiple of 4.
-        long_side: range to which the photo's long side is brought, used without ``area``.
+        radius: of the pixel pairs in the loss, in cells of 4 pixels.
     """
 
+    epochs: int = 3
+    optimizer: Literal["adamw", "sgd"] = "sgd"
+    lr: float = 0.1
+    weight_decay: float = 1e-4
+    warmup: int = 0
+    clip: float | None = None
+    crop: int = 256
+    area: tuple[float, float] | None = None
+    long_side: tuple[int, int] = (320, 640)
     backbone: str = "tf_efficientnet_lite0"
     output_stride: int = 16
     boundary_width: int = 32
     displacement_width: int = 64
     radius: int = 10
-    epochs: int = 3
-    batch_size: int = 16
-    optimizer: Literal["adamw", "sgd"] = "sgd"
-    lr: float = 0.1
-    weight_decay: float = 1e-4
-    head_factor: float = 10.0
-    warmup: int = 0
-    power: float = 0.9
-    clip: float | None = None
-    crop: int = 256
-    area: tuple[float, float] | None = None
-    long_side: tuple[int, int] = (320, 640)
 
     def __post_init__(self) -> None:
-        """Raises: ValueError if a setting is out of its range."""
-        _check(self, radius=(self.radius >= 2, "at least 2"), crop=(self.crop % 4 == 0, "a multiple of 4"))
-
-
-def _check(recipe: CAMRecipe | RefineRecipe, **more: tuple[bool, str]) -> None:
-    """Rules that all recipes share, and more: name = (whether it is right, what is allowed)."""
-    for name, value in vars(recipe).items():
-        if isinstance(value, float | tuple) and not _finite(value):
-            raise ValueError(f"{name} must be finite, got {value!r}.")
-    area, sides, clip = recipe.area, recipe.long_side, recipe.clip
-    ranged = isinstance(area, tuple) and len(area) == 2 and 0 < area[0] <= area[1] <= 1
-    rules = {
-        "optimizer": (recipe.optimizer in ("adamw", "sgd"), "'adamw' or 'sgd'"),
-        "epochs": (recipe.epochs >= 1, "at least 1"),
-        "batch_size": (recipe.batch_size >= 1, "at least 1"),
-        "crop": (recipe.crop >= 1, "at least 1"),
-        "lr": (recipe.lr > 0, "above 0"),
-        "warmup": (recipe.warmup >= 0, "at least 0"),
-        "weight_decay": (recipe.weight_decay >= 0, "at least 0"),
-        "head_factor": (recipe.head_factor > 0, "above 0"),
-        "power": (recipe.power >= 0, "at least 0"),
-        "clip": (clip is None or (isinstance(clip, int | float) and _finite(clip) and clip > 0), "above 0, or null"),
-        "area": (area is None or ranged, "0 < a <= b <= 1"),
-        "long_side": (
-            len(sides) == 2 and all(isinstance(side, int) for side in sides) and 1 <= sides[0] <= sides[1],
-            "two rising sizes",
-        ),
-    }
-    for name, (right, wanted) in [*rules.items(), *more.items()]:
-        if not right:
-            raise ValueError(f"{name} must be {wanted}, got {getattr(recipe, name)!r}.")
-
-
-def _finite(value: Any) -> bool:
-    """Whether a number, or each of a tuple, is one."""
-    numbers = value if isinstance(value, tuple) else (value,)
-    return all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers)
+        super().__post_init__()
+        if self.crop % 4:
+            raise ValueError(f"crop must be a multiple of 4, got {self.crop}.")
 
 
 _PAPER = CAMRecipe(
@@ -154,19 +124,16 @@ _PAPER = CAMRecipe(
     area=None,
 )
 
-_MASKS = CAMRecipe(cnn=None, coupling=0.0, attention_power=0.0, activation="sigmoid", pool=0.1, mask=1.0, lr=5e-5)
-
-PRESETS = {
+RECIPES: dict[str, Recipe] = {
     "t16-voc9k": CAMRecipe(attention_power=0.5),
-    "t16-voc9k-masks": _MASKS,
+    "t16-voc9k-masks": CAMRecipe(
+        cnn=None, coupling=0.0, attention_power=0.0, activation="sigmoid", pool=0.1, mask=1.0, lr=5e-5
+    ),
     "t16-cub50": CAMRecipe(single_label=True, activation="object", epochs=8),
     "paper": _PAPER,
     "paper-wsol": dataclasses.replace(
         _PAPER, num_passes=0, cnn="resnet50", single_label=True, batch_size=64, crop=224, long_side=(256, 256)
     ),
-}
-
-REFINE_PRESETS = {
     "irn-lite0-voc9k": RefineRecipe(),
     "irn-paper": RefineRecipe(
         backbone="resnet50", displacement_width=256, batch_size=32, crop=512, long_side=(250, 750)
@@ -174,56 +141,52 @@ REFINE_PRESETS = {
 }
 
 
-def make_recipe(preset: str, changes: Iterable[str] = ()) -> CAMRecipe:
-    """A named recipe of the CAM stage with settings changed.
+@overload
+def make_recipe(name: str, changes: Iterable[str] | Mapping[str, Any] = ()) -> Any: ...
+
+
+@overload
+def make_recipe(name: str, changes: Iterable[str] | Mapping[str, Any] = (), *, stage: type[R]) -> R: ...
+
+
+def make_recipe(name: str, changes: Iterable[str] | Mapping[str, Any] = (), *, stage: type[Recipe] = Recipe) -> Recipe:
+    """A named recipe with some settings changed.
 
     Args:
-        preset: a name in ``PRESETS``.
-        changes: "name=value" each, the value in JSON; text needs no quotes.
+        name: a name in ``RECIPES``.
+        changes: settings by name; or "name=value" each, the value in JSON, where text needs no quotes.
+        stage: the recipe must be one of this stage, for example ``CAMRecipe``.
 
     Raises:
-        ValueError: an unknown preset or setting, or a value of the wrong type.
+        ValueError: an unknown recipe or setting, or a value of the wrong type or out of range.
 
     >>> make_recipe("paper", ["epochs=2", "cnn=resnet50"]).cnn
     'resnet50'
-    """
-    return _made(PRESETS, preset, changes)
-
-
-def make_refine_recipe(preset: str, changes: Iterable[str] = ()) -> RefineRecipe:
-    """A named recipe of the refinement stage with settings changed, as ``make_recipe`` does; see ``REFINE_PRESETS``.
-
-    >>> make_refine_recipe("irn-paper", ["batch_size=16"]).crop
+    >>> make_recipe("irn-paper", {"batch_size": 16}, stage=RefineRecipe).crop
     512
     """
-    return _made(REFINE_PRESETS, preset, changes)
-
-
-def _made(presets: dict[str, Recipe], preset: str, changes: Iterable[str]) -> Recipe:
-    if preset not in presets:
-        raise ValueError(f"unknown preset {preset!r}; there are {', '.join(presets)}.")
-    recipe, values = presets[preset], {}
-    for change in changes:
-        name, _, text = change.partition("=")
-        fields = dataclasses.asdict(recipe)
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(fields)}."
-            raise ValueError(f"unknown setting {name!r}; {hint}")
-        values[name] = _parse(name, text, fields[name])
+    known = [key for key, recipe in RECIPES.items() if isinstance(recipe, stage)]
+    if name not in known:
+        raise ValueError(f"unknown recipe {str(name)[:60]!r}; there are {', '.join(known)}.")
+    recipe = RECIPES[name]
+    pairs = changes.items() if isinstance(changes, Mapping) else map(_parse, changes)
+    values = dict(pairs)
+    fields = [field.name for field in dataclasses.fields(recipe)]
+    for setting in values:
+        if setting not in fields:
+            hint = did_you_mean(str(setting)[:60], fields) or f" There are {', '.join(fields)}."
+            raise ValueError(f"unknown setting {str(setting)[:60]!r}.{hint}")
     return dataclasses.replace(recipe, **values)
 
 
-def _parse(name: str, text: str, old: Any) -> Any:
+def _parse(change: str) -> tuple[str, Any]:
+    """ "name=value" -> name and value; what is not JSON is text."""
+    name, separator, text = change.partition("=")
+    if not separator:
+        raise ValueError(f"a change is NAME=VALUE, got {change[:60]!r}.")
     try:
-        value = json.loads(text)
+        return name.strip(), json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{name[:60]}: the value is nested too deeply.") from None
     except ValueError:
-        value = text
-    if isinstance(old, float) and type(value) is int:
-        value = float(value)
-    if isinstance(value, list):
-        value = tuple(value)
-    nullable = name in ("cnn", "area", "clip")
-    if (value is None and not nullable) or (value is not None and old is not None and type(value) is not type(old)):
-        raise ValueError(f"{name}={text}: expected a value like {json.dumps(old)}.")
-    return value
+        return name.strip(), text

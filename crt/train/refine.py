@@ -1,12 +1,12 @@
 """The refinement stage: a boundary network on pseudo masks, over accelerate (IRN, Ahn et al., CVPR 2019, section 4)."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from crt.data import LabelledPhotos
 from crt.losses import sample_masks
@@ -15,7 +15,8 @@ from crt.models.backbones import timm_model
 from crt.models.boundary_net import STRIDE
 from crt.models.hub import read_checkpoint
 from crt.refine import boundary_loss
-from crt.train.loop import Progress, Run, make_optimizer
+from crt.train.loop import Run, RunOptions
+from crt.train.optim import make_optimizer
 from crt.train.recipe import RefineRecipe
 
 __all__ = ["build_boundary_net", "train_refine"]
@@ -51,55 +52,44 @@ def build_boundary_net(
 
 def train_refine(
     model: BoundaryNet,
-    photos: LabelledPhotos,
+    dataset: LabelledPhotos,
     out: str | os.PathLike[str],
     recipe: RefineRecipe,
-    *,
-    seed: int = 0,
-    precision: str | None = None,
-    save_every: int = 200,
-    workers: int = 1,
-    settings: Mapping[str, Any] | None = None,
-    progress: Progress = lambda steps, first, total, status: steps,
+    **options: Unpack[RunOptions],
 ) -> BoundaryNet:
     """Trains both heads; the network ends up in ``out/model``, for ``create_refiner("local-dir:OUT/model")``.
 
-    A run that was stopped goes on from ``out/checkpoint.safetensors`` when it is called again with the same arguments,
-    and ends with the same weights as a run that was not stopped (same machine, same number of processes and threads).
-    At the end the mean of the displacements over the training photos becomes the network's ``mean_shift``.
+    An interrupted run resumes as that of ``train_cam`` does.  At the end the mean of the displacements over the
+    training images becomes the network's ``mean_shift``.
 
     Args:
         model: the network (``build_boundary_net``); its backbone stays as it is.
-        photos: the training photos with masks (``LabelledPhotos.with_masks``), in which 255 is unsure.
+        dataset: the training images with masks (``with_masks``), in which 255 is unsure.
         out: folder for checkpoint, log (JSON lines) and model; made if need be.
-        recipe: the settings, for example ``REFINE_PRESETS["irn-paper"]``.
-        seed: of crops and order.
-        precision: "no" (float32) or "bf16"; None takes what `accelerate launch` was told, or else "no".
-        save_every: steps between checkpoints.
-        workers: processes that decode photos.
-        settings: what else must be the same when the run goes on, a digest of the weights it began with for example.
-        progress: wraps the steps, and then the batches of the mean shift; called with them, the first, their number,
-            and a function that tells loss and speed so far.
+        recipe: the settings, for example ``RECIPES["irn-paper"]``.
+        options: seed, precision, compile, save_every, workers, settings, progress: see ``RunOptions``.
 
     Returns:
         The trained network, in evaluation mode.
 
     Raises:
-        ValueError: photos without masks, ``out`` holds a run with other settings or photos, a batch that does not
+        ValueError: images without masks, ``out`` holds a run with other settings or images, a batch that does not
             divide among the processes or is larger than the data set, an unknown precision, a loss that is not finite.
-        OSError: a photo that cannot be read, a checkpoint that cannot be written.
+        OSError: an image that cannot be read, a checkpoint that cannot be written.
     """
-    if any(photo.mask is None for photo in photos.photos):
-        raise ValueError("the boundary network learns from masks; give photos with LabelledPhotos.with_masks.")
-    run = Run(photos, recipe, model, seed=seed, precision=precision, workers=workers, progress=progress)
+    if not isinstance(recipe, RefineRecipe):
+        raise TypeError(f"the refinement stage takes a RefineRecipe, got {type(recipe).__name__}.")
+    if any(sample.mask is None for sample in dataset.photos):
+        raise ValueError("the boundary network learns from masks; add them with dataset.with_masks(FOLDER).")
+    run = Run(dataset, recipe, model, **options)
 
-    def losses_of(network: Any, batch: list[Tensor], _epoch: int) -> dict[str, Tensor]:
+    def losses_of(network: Callable[[Tensor], BoundaryMaps], batch: list[Tensor], _epoch: int) -> dict[str, Tensor]:
         images, _, masks = batch
         maps, labels = run.forward(network, images), sample_masks(masks, STRIDE).to(run.accelerator.device)
         return boundary_loss(maps.boundary.float(), maps.displacement.float(), labels, radius=recipe.radius)._asdict()
 
     optimizer = make_optimizer(model.boundary_head.parameters(), model.displacement_head.parameters(), recipe)
-    run.train(model, _Maps(model), optimizer, losses_of, out, save_every=save_every, settings=settings)
+    run.train(model, _Maps(model), optimizer, losses_of, out)
     model.eval()
     model.mean_shift += _mean_displacement(run, model, recipe)
     if run.accelerator.is_main_process:

@@ -1,5 +1,6 @@
-"""Training photos: a sample depends on (seed, epoch, index) alone, so a resumed run sees what the other would have."""
+"""Training crops: a sample depends on (seed, epoch, index) alone, so a resumed run sees what the other would have."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,16 @@ from torchvision.transforms import v2
 
 from crt.data import LabelledPhotos, load_mask
 from crt.models._inputs import as_photos
-from crt.train.recipe import CAMRecipe, RefineRecipe
+from crt.train.recipe import Recipe
 
-__all__ = ["Crops", "batch_plan"]
+__all__ = ["Crops", "Key", "batch_plan", "mix_seed"]
 
 Key = tuple[int, int]
+
+
+def mix_seed(*parts: str | int) -> int:
+    """A seed of 63 bits from several parts: a hash, so that neighbouring seeds or epochs share no random numbers."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
 def batch_plan(count: int, batch_size: int, epochs: int, seed: int) -> list[list[Key]]:
@@ -30,7 +36,8 @@ def batch_plan(count: int, batch_size: int, epochs: int, seed: int) -> list[list
         raise ValueError(f"{count} photos do not fill a batch of {batch_size}; use a smaller batch size.")
     plan = []
     for epoch in range(epochs):
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+        generator = torch.Generator().manual_seed(mix_seed("order", seed, epoch))
+        order = torch.randperm(count, generator=generator).tolist()
         plan += [[(epoch, i) for i in order[k : k + batch_size]] for k in range(0, count - batch_size + 1, batch_size)]
     return plan
 
@@ -48,7 +55,7 @@ class Crops(Dataset[tuple[Tensor, ...]]):
     def __init__(
         self,
         photos: LabelledPhotos,
-        recipe: CAMRecipe | RefineRecipe,
+        recipe: Recipe,
         mean: Sequence[float],
         std: Sequence[float],
         seed: int,
@@ -80,7 +87,7 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         if photo.mask is not None:
             parts.append(tv_tensors.Mask(_mask(photo.mask, image, len(self.photos.class_names))[None]))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self.seed * 1000 + epoch) * 1_000_003 + index)
+            torch.manual_seed(mix_seed("crop", self.seed, epoch, index))
             crop, *mask = self.transform(*parts) if len(parts) > 1 else [self.transform(*parts)]
         target = torch.zeros(len(self.photos.class_names))
         target[photo.labels] = 1
