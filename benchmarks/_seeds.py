@@ -8,8 +8,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
-from crt.data.voc import VOCPhoto
+from crt.data import VOC_CLASSES, ImageDataset, Sample, load_mask
 from crt.metrics import SeedCurve
 
 __all__ = ["Curves", "Lists", "at_best", "levels", "per_threshold", "show"]
@@ -24,11 +23,11 @@ class Lists:
     """
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.data = {name: VOCSegmentation(root, name) for name in names}
+        self.data = {name: ImageDataset.from_voc(root, name, masks=True) for name in names}
         self.photos = list({photo.name: photo for data in self.data.values() for photo in data}.values())
-        self._members = {name: set(data.names) for name, data in self.data.items()}
+        self._members = {name: {sample.name for sample in data} for name, data in self.data.items()}
 
-    def of(self, photo: VOCPhoto) -> list[str]:
+    def of(self, photo: Sample) -> list[str]:
         """The lists that this photo is in."""
         return [name for name, members in self._members.items() if photo.name in members]
 
@@ -45,7 +44,7 @@ class Curves:
         self.lists = lists
         self.of = {name: SeedCurve(len(VOC_CLASSES), thresholds) for name in lists.data}
 
-    def add(self, photo: VOCPhoto, maps: Tensor, labels: Sequence[int], truth: Tensor | None = None) -> None:
+    def add(self, photo: Sample, maps: Tensor, labels: Sequence[int], truth: Tensor | None = None) -> None:
         """A photo's maps (k, H, W) in [0, 1] and classes, to the lists it is in; ``truth``: its mask, if at hand."""
         truth = torch.from_numpy(load_mask(photo.mask)) if truth is None else truth
         for name in self.lists.of(photo):

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from rich.progress import track
 
-from crt.data import LabelledPhotos
+from crt.data import ImageDataset
 from crt.models import CRT, DualBranch
 from crt.train import CAMRecipe, train_cam
 
 
-def trained(model: DualBranch, photos: LabelledPhotos, out: Path, recipe: CAMRecipe) -> CRT:
+def trained(model: DualBranch, photos: ImageDataset, out: Path, recipe: CAMRecipe) -> CRT:
     """The transformer after the recipe; the run is in ``out``."""
     return train_cam(
         model,

@@ -20,8 +20,7 @@ from _training import trained
 from PIL import Image
 
 from crt.cam import PRESETS, CAMExtractor
-from crt.data import LabelledPhotos, VOCSegmentation
-from crt.data.voc import VOCPhoto
+from crt.data import ImageDataset, Sample
 from crt.evaluate import seeds_of_model, write_record
 from crt.metrics import MultilabelAP
 from crt.models import CRT
@@ -55,7 +54,7 @@ def recipe_of(row: Row, epochs: int) -> CAMRecipe:
     return dataclasses.replace(base, num_passes=row.passes, cnn=cnn, coupling=float(row.coupling))
 
 
-def seeds(model: CRT, photos: Sequence[VOCPhoto], tiling: bool) -> Iterator[tuple[torch.Tensor, Sequence[int]]]:
+def seeds(model: CRT, photos: Sequence[Sample], tiling: bool) -> Iterator[tuple[torch.Tensor, Sequence[int]]]:
     """Maps of photos and their classes."""
     if tiling:
         yield from seeds_of_model(CAMExtractor(model, **TILED), photos)
@@ -70,7 +69,7 @@ def seeds(model: CRT, photos: Sequence[VOCPhoto], tiling: bool) -> Iterator[tupl
 def average_precision(model: CRT, root: Path) -> float:
     """Of `val_animals`, over the classes that occur there."""
     metric = MultilabelAP()
-    for photo in VOCSegmentation(root, "val_animals"):
+    for photo in ImageDataset.from_voc(root, "val_animals"):
         image = Image.open(photo.image).convert("RGB").resize((model.tile, model.tile))
         with torch.no_grad():
             logits = model(model.normalised(model.photos(image)[0])[None])
@@ -87,7 +86,7 @@ def main(
     epochs: int = 2,
     rows: Annotated[str, typer.Option(help="Rows to do, from 0.")] = "0,1,2,3,4",
 ) -> None:
-    photos = LabelledPhotos.from_voc(voc, split)
+    photos = ImageDataset.from_voc(voc, split)
     for row in (ROWS[int(i)] for i in rows.split(",")):
         record, recipe = RECORDS / f"{row.name}.json", recipe_of(row, epochs)
         if record.exists():

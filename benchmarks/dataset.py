@@ -21,7 +21,7 @@ from rich.progress import track
 
 import crt
 from crt.cam import PRESETS, CAMExtractor, CAMResult
-from crt.data import VOCSegmentation, load_mask, save_mask
+from crt.data import ImageDataset, load_mask, save_mask
 from crt.evaluate import write_record
 
 PART = 20  # photos between two turns
@@ -83,7 +83,7 @@ def main(
     if compile:
         network.compile()
     extractor = CAMExtractor(network, **PRESETS[preset], batch_size=batch_size)
-    chosen = list(VOCSegmentation(voc, split))[:photos]
+    chosen = list(ImageDataset.from_voc(voc, split, masks=True))[:photos]
     times: dict[str, list[float]] = {}
     with (
         tempfile.TemporaryDirectory() as folder,

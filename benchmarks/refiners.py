@@ -124,7 +124,7 @@ def write(records: Path, name: str, curves: Curves, seconds: dict[str, float], *
     for split, curve in curves.of.items():
         data, points = curves.lists.data[split], per_threshold(curve)
         miou, (own_threshold, own) = points[f"{threshold:.3f}"], curve.best()
-        taken = [seconds[photo] for photo in data.names]
+        taken = [seconds[photo.name] for photo in data]
         write_record(
             records / f"refined_{name}_{split}.json",
             measure="refined mIoU",

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 import crt
 from crt._files import whole_file
 from crt.cam import PRESETS, CAMExtractor, mask_from_cam
-from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
-from crt.data.voc import VOCPhoto
+from crt.data import VOC_CLASSES, ImageDataset, Sample, load_mask
 from crt.evaluate import measure_seeds, seen_by, write_record
 from crt.metrics import confusion_matrix, error_rates, iou_per_class, mean_iou
 from crt.viz import contact_sheet, paint_mask, under_title
@@ -34,7 +33,7 @@ SIZES = (0.0, 0.05, 0.15, 0.3, 0.5, 1.0)  # shares of the photo that its objects
 
 
 def both_maps(
-    extractor: CAMExtractor, refiner: nn.Module, photos: Iterable[VOCPhoto]
+    extractor: CAMExtractor, refiner: nn.Module, photos: Iterable[Sample]
 ) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
     """The seed's maps, the refined ones, and their classes, of each photo."""
     for result in extractor.stream((Image.open(photo.image), photo.labels) for photo in photos):
@@ -50,7 +49,7 @@ def spread(scores: Tensor, count: int, seed: int) -> list[int]:
     return [ranking[first + place] for first, place in draws]
 
 
-def strip(photo: VOCPhoto, masks: Sequence[Tensor], height: int, with_photo: bool) -> Image.Image:
+def strip(photo: Sample, masks: Sequence[Tensor], height: int, with_photo: bool) -> Image.Image:
     """The masks of a photo side by side, its name, classes and their mIoU above; with photo and truth if asked."""
     truth = torch.from_numpy(load_mask(photo.mask)).long()
     scores = [mean_iou(confusion_matrix(mask.long(), truth, len(VOC_CLASSES) + 1)) for mask in masks]
@@ -59,10 +58,11 @@ def strip(photo: VOCPhoto, masks: Sequence[Tensor], height: int, with_photo: boo
     if with_photo:
         pictures = [Image.open(photo.image).convert("RGB"), *pictures, paint_mask(truth)]
     row = contact_sheet([pictures], height=height)
-    return under_title(row, f"{photo.name}: {text} ({', '.join(photo.labels)})", size=11)
+    names = ", ".join(VOC_CLASSES[label] for label in photo.labels)
+    return under_title(row, f"{photo.name}: {text} ({names})", size=11)
 
 
-def errors(data: VOCSegmentation, confusion: Tensor, scores: Tensor) -> dict[str, Any]:
+def errors(data: ImageDataset, confusion: Tensor, scores: Tensor) -> dict[str, Any]:
     """What is wrong where: (21, 21) counts of the list, and (N,) mIoU of each photo; a group is [photos, mean mIoU]."""
     groups: dict[str, dict[str, list[float]]] = {"by_classes": {}, "by_size": {}}
     for photo, score in zip(data, scores.tolist(), strict=True):
@@ -104,7 +104,7 @@ def main(
     seed: int = 0,
     record: Annotated[Path | None, typer.Option("--json", help="Where the record goes.")] = None,
 ) -> None:
-    data, network = VOCSegmentation(voc, split), crt.create_model(model, pretrained=True)
+    data, network = ImageDataset.from_voc(voc, split, masks=True), crt.create_model(model, pretrained=True)
     refiner = crt.create_refiner(refine, pretrained=True, model=network)
     extractor = CAMExtractor(network, **PRESETS[preset])
 

@@ -25,7 +25,7 @@ from rich.progress import track
 
 import crt
 from crt.cam import PRESETS, CAMExtractor
-from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
+from crt.data import VOC_CLASSES, ImageDataset, load_mask
 from crt.evaluate import write_record
 from crt.metrics import SeedCurve
 
@@ -72,7 +72,7 @@ def path_of(name: str, float32: bool, records: Path) -> Path:
     return records / f"tradeoff_{name}{'_float32' if float32 else ''}.json"
 
 
-def results(extractor: CAMExtractor, data: VOCSegmentation, device: str) -> Iterator[tuple[Any, Any, float]]:
+def results(extractor: CAMExtractor, data: ImageDataset, device: str) -> Iterator[tuple[Any, Any, float]]:
     """Each photo of the list with its CAMs, and the seconds that they were waited for."""
     stream = extractor.stream((Image.open(photo.image), photo.labels) for photo in data)
     for photo in track(list(data), "photos", transient=True):
@@ -82,9 +82,7 @@ def results(extractor: CAMExtractor, data: VOCSegmentation, device: str) -> Iter
         yield photo, result, time.perf_counter() - begin
 
 
-def measure(
-    name: str, model: str, data: VOCSegmentation, device: str, float32: bool, batch_size: int
-) -> dict[str, Any]:
+def measure(name: str, model: str, data: ImageDataset, device: str, float32: bool, batch_size: int) -> dict[str, Any]:
     """The record of one setting."""
     setting = SETTINGS[name]
     if "num_passes" in setting.model and crt.create_model(model, pretrained=True).num_passes < 2:
@@ -110,8 +108,6 @@ def measure(
         "batch_size": batch_size,
         "device": device,
         "gpu": device_name(device),
-        "root": data.root.name,
-        "list": data.split,
         "photos": len(data),
         "seconds": waited,
         "photos_per_second": len(data) / waited,
@@ -171,7 +167,8 @@ def main(
         if file.exists():
             print(f"{file} is there")
             continue
-        row = measure(name, model, VOCSegmentation(voc, split), device, float32, batch_size)
+        data = ImageDataset.from_voc(voc, split, masks=True)
+        row = {"root": voc.name, "list": split, **measure(name, model, data, device, float32, batch_size)}
         write_record(file, **row)
         print(
             f"{name}: mIoU {100 * row['miou']:.2f} at {row['threshold']:.2f} (best), "

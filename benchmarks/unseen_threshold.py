@@ -18,7 +18,7 @@ from _seeds import at_best, levels, show
 from _training import trained
 
 from crt.cam import CAMExtractor
-from crt.data import LabelledPhotos, VOCSegmentation
+from crt.data import ImageDataset
 from crt.evaluate import measure_seeds, seeds_of_model, write_record
 from crt.train import build_branches, make_recipe
 
@@ -34,11 +34,12 @@ def main(
     epochs: int = 2,
     scales: str = "0.5,1,1.5",
 ) -> None:
-    data, photos = VOCSegmentation(voc, kept_out), LabelledPhotos.from_voc(voc, "cls_train")
-    known = [photo for photo in photos.photos if photo.name not in set(data.names)]
+    data, photos = ImageDataset.from_voc(voc, kept_out, masks=True), ImageDataset.from_voc(voc, "cls_train")
+    apart = {sample.name for sample in data}
+    known = [photo for photo in photos if photo.name not in apart]
     recipe = make_recipe("t16-voc9k-masks", [f"epochs={epochs}"])
     start_model = build_branches(recipe, photos.class_names, start=start)
-    model = trained(start_model, LabelledPhotos(known, photos.class_names).with_masks(masks), out, recipe)
+    model = trained(start_model, ImageDataset(known, photos.class_names).with_masks(masks), out, recipe)
     extractor = CAMExtractor(model, scales=tuple(float(scale) for scale in scales.split(",")))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         curve = measure_seeds(seeds_of_model(extractor, data), data, levels(0.01, 69), progress=show).curve

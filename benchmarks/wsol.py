@@ -19,7 +19,7 @@ from _training import trained
 import crt
 from crt.cam import CAMExtractor
 from crt.cli.common import load_refiner
-from crt.data import CUBLocalisation, LabelledPhotos
+from crt.data import ImageDataset
 from crt.evaluate import BoxReport, measure_boxes, write_record
 from crt.models import CRT
 from crt.train import CAMRecipe, build_branches, make_recipe
@@ -46,20 +46,20 @@ ROWS["bundled"] = Row(make_recipe("t16-cub50"))
 ROWS["bundled_pamr"] = ROWS["bundled"]._replace(refiner="pamr")  # of the same run
 
 
-def split(cub: Path) -> tuple[LabelledPhotos, CUBLocalisation]:
+def split(cub: Path) -> tuple[ImageDataset, ImageDataset]:
     """The training photos without every tenth of each class, and these with their boxes."""
-    held, photos = CUBLocalisation(cub, "train"), LabelledPhotos.from_cub(cub, "train")
+    held, photos = ImageDataset.from_cub(cub, "train"), ImageDataset.from_cub(cub, "train")
     seen = [0] * len(held.class_names)
     back = set()
-    for photo in held.photos:
-        seen[photo.label] += 1
-        if seen[photo.label] % 10 == 0:
+    for photo in held.samples:
+        seen[photo.labels[0]] += 1
+        if seen[photo.labels[0]] % 10 == 0:
             back.add(photo.name)
-    held.photos = [photo for photo in held.photos if photo.name in back]
-    return LabelledPhotos([p for p in photos.photos if p.name not in back], photos.class_names), held
+    held.samples = [photo for photo in held.samples if photo.name in back]
+    return ImageDataset([p for p in photos.samples if p.name not in back], photos.class_names), held
 
 
-def trained_on(photos: LabelledPhotos, recipe: CAMRecipe, vit: Path, cnn: Path, out: Path) -> CRT:
+def trained_on(photos: ImageDataset, recipe: CAMRecipe, vit: Path, cnn: Path, out: Path) -> CRT:
     """The transformer after the recipe; a run that is done is left as it is."""
     if not (out / "model").exists():
         start = build_branches(recipe, photos.class_names, backbone_checkpoint=vit, cnn_checkpoint=cnn)
@@ -67,7 +67,7 @@ def trained_on(photos: LabelledPhotos, recipe: CAMRecipe, vit: Path, cnn: Path, 
     return crt.create_model(f"local-dir:{out / 'model'}", pretrained=True)
 
 
-def measured(model: CRT, data: CUBLocalisation, threshold: float, refiner: str) -> BoxReport:
+def measured(model: CRT, data: ImageDataset, threshold: float, refiner: str) -> BoxReport:
     """Of photos squeezed into a square, as usual in this task, with their mirror images."""
     how = {"thresholds": THRESHOLDS, "square": SQUARE, "refiner": load_refiner(refiner, model, "cpu"), "progress": show}
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -81,7 +81,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for the runs.")],
     rows: Annotated[str, typer.Option(help="Rows to do.")] = ",".join(ROWS),
 ) -> None:
-    (photos, held), test = split(cub), CUBLocalisation(cub, "test")
+    (photos, held), test = split(cub), ImageDataset.from_cub(cub, "test")
     for name in rows.split(","):
         record, row = RECORDS / f"wsol_{name}.json", ROWS[name]
         if record.exists():

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from crt._files import remove_leftovers, whole_file
 from crt.cam import CAMExtractor, CAMResult, mask_from_cam
-from crt.data import LabelledPhoto, LabelledPhotos, save_mask
+from crt.data import ImageDataset, Sample, save_mask
 
 __all__ = ["PseudoReport", "make_pseudo_masks"]
 
@@ -40,7 +40,7 @@ class PseudoReport(NamedTuple):
 def make_pseudo_masks(
     extractor: CAMExtractor,
     refiner: nn.Module | None,
-    photos: LabelledPhotos,
+    photos: ImageDataset,
     out: str | os.PathLike[str],
     *,
     threshold: float | tuple[float, float],
@@ -80,7 +80,7 @@ def make_pseudo_masks(
     if len(photos.class_names) > 254:
         raise ValueError(f"a pixel of a pseudo mask is one byte: 254 classes at most, not {len(photos.class_names)}.")
     folder = Path(out)
-    _check_names(photos.photos, folder)
+    _check_names(photos.samples, folder)
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     settings = {**(settings or {}), "threshold": [low, high], "scales": list(extractor.scales), "flip": extractor.flip}
@@ -90,7 +90,7 @@ def make_pseudo_masks(
         settings["clean"] = True
     manifest = _Manifest(folder / "manifest.jsonl", settings)
     failed: list[tuple[str, str]] = []
-    mine = photos.photos[process[0] :: process[1]]
+    mine = photos.samples[process[0] :: process[1]]
     todo = [photo for photo in mine if not manifest.has(photo, folder)]
     waiting: deque[_Opened] = deque()
     results = extractor.stream(_opened(extractor, todo, waiting, failed))
@@ -113,11 +113,11 @@ def make_pseudo_masks(
 
 
 class _Opened(NamedTuple):
-    photo: LabelledPhoto
+    photo: Sample
     digest: str
 
 
-def _check_names(photos: list[LabelledPhoto], folder: Path) -> None:
+def _check_names(photos: list[Sample], folder: Path) -> None:
     """ValueError if two masks would have one name, or one the name of a photo."""
     real = lru_cache(maxsize=None)(os.path.realpath)  # of folders, of which there are few
     images = {(real(photo.image.parent), photo.image.name) for photo in photos}
@@ -133,7 +133,7 @@ def _check_names(photos: list[LabelledPhoto], folder: Path) -> None:
 
 def _opened(
     extractor: CAMExtractor,
-    photos: list[LabelledPhoto],
+    photos: list[Sample],
     waiting: deque[_Opened],
     failed: list[tuple[str, str]],
 ) -> Iterator[tuple[Tensor, list[int]]]:
@@ -201,7 +201,7 @@ class _Manifest:
                 details = ", ".join(f"{n}: {before.get(n)} then, {self.settings.get(n)} now" for n in changed)
                 raise ValueError(f"{path.parent} holds masks of other settings ({details}); choose another folder.")
 
-    def has(self, photo: LabelledPhoto, folder: Path) -> bool:
+    def has(self, photo: Sample, folder: Path) -> bool:
         """Whether the mask is there, as the manifest tells it, of this very photo and labels."""
         entry, mask = self.lines.get(photo.name), folder / f"{photo.name}.png"
         try:
@@ -214,7 +214,7 @@ class _Manifest:
         except OSError:
             return False
 
-    def add(self, photo: LabelledPhoto, digest: str, mask: Path) -> None:
+    def add(self, photo: Sample, digest: str, mask: Path) -> None:
         """Appends a line in one write, so that the lines of several processes do not mix."""
         entry = {
             "file": photo.name,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crt import CAMExtractor, create_model, create_refiner
 from crt.cam import PRESETS
-from crt.data import LabelledPhotos
+from crt.data import ImageDataset
 from crt.pseudo import make_pseudo_masks
 from crt.train import build_branches, make_recipe, train_cam
 
@@ -24,7 +24,7 @@ parser.add_argument("--out", type=Path, default=Path("run"))
 parser.add_argument("--epochs", type=int, default=10, help="of each training: 1000 steps and more are a good start")
 args = parser.parse_args()
 
-photos = LabelledPhotos.from_csv(args.images, args.labels)
+photos = ImageDataset.from_csv(args.images, args.labels)
 print(f"{len(photos)} photos of {', '.join(photos.class_names)}")
 length = [f"epochs={args.epochs}", f"batch_size={min(16, len(photos))}"]
 

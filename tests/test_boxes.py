@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from crt.cam import CAMExtractor, CAMResult, largest_component
-from crt.data import CUBLocalisation
+from crt.data import ImageDataset
 from crt.evaluate import measure_boxes
 from crt.metrics import (
     BoxCurve,
@@ -239,7 +239,7 @@ def test_wrong_input_is_named(call, message):
 
 @pytest.mark.parametrize(("square", "refiner"), [(None, None), (64, None), (64, PAMR())])
 def test_a_list_is_measured_as_its_photos_are(tiny, cub, square, refiner):
-    data, extractor = CUBLocalisation(cub, "test"), CAMExtractor(tiny)
+    data, extractor = ImageDataset.from_cub(cub, "test"), CAMExtractor(tiny)
     tiny.train()
     report = measure_boxes(extractor, data, 0.3, square=square, refiner=refiner, progress=lambda items, _: items)
     assert tiny.training
@@ -248,7 +248,7 @@ def test_a_list_is_measured_as_its_photos_are(tiny, cub, square, refiner):
     for place, photo in enumerate(data):
         image = Image.open(photo.image)
         seen = image.resize((square, square), Image.Resampling.BILINEAR) if square else image
-        name = data.class_names[photo.label]
+        name = data.class_names[photo.labels[0]]
         truth = np.array(photo.boxes) * ([seen.width / image.width, seen.height / image.height] * 2)
         views = torch.stack([tiny.normalised(tiny.photos(seen)[0])] * 2)
         views[1] = views[1].flip(-1)
@@ -269,19 +269,19 @@ def test_a_list_is_measured_as_its_photos_are(tiny, cub, square, refiner):
 
 def test_boxes_are_taken_of_photos_as_the_model_takes_them(tiny, cub):
     """Upright and of 16 bits, as in training; a true box outside the photo is named."""
-    data, extractor = CUBLocalisation(cub, "train"), CAMExtractor(tiny)
+    data, extractor = ImageDataset.from_cub(cub, "train"), CAMExtractor(tiny)
     tiny.class_names = [*data.class_names, *[str(i) for i in range(tiny.num_classes - len(data.class_names))]]
     file = data[0].image
     pixels = np.random.default_rng(0).integers(0, 60000, (60, 90), dtype=np.uint16)
     Image.fromarray(pixels).save(file, "png")
-    (expected,) = extractor(Image.open(file), [[data[0].label]])
+    (expected,) = extractor(Image.open(file), [data[0].labels])
     threshold = 0.3
     found = measure_boxes(extractor, data, threshold).boxes[0]
     assert (
         found.tolist()
         == largest_boxes(component_boxes(min_max(expected.maps[0]), torch.tensor([threshold])), 1)[0].tolist()
     )
-    data.photos[0] = data.photos[0]._replace(boxes=[(95.0, 0.0, 99.0, 5.0)])
+    data.samples[0] = data.samples[0]._replace(boxes=[(95.0, 0.0, 99.0, 5.0)])
     with pytest.raises(ValueError, match="lies outside its 90 x 60 pixels"):
         measure_boxes(extractor, data, threshold)
 
@@ -289,7 +289,7 @@ def test_boxes_are_taken_of_photos_as_the_model_takes_them(tiny, cub):
 def test_a_class_that_the_model_lacks_is_named(tiny, cub):
     (cub / "classes.txt").write_text("1 001.cat\n2 002.heron\n")
     with pytest.raises(ValueError, match="no class 'heron'"):
-        measure_boxes(CAMExtractor(tiny), CUBLocalisation(cub, "test"), 0.3)
+        measure_boxes(CAMExtractor(tiny), ImageDataset.from_cub(cub, "test"), 0.3)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

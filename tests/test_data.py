@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crt.data import VOC_CLASSES, VOCSegmentation, load_mask, palette, save_mask
+from crt.data import VOC_CLASSES, ImageDataset, load_mask, palette, save_mask
 
 
 @pytest.fixture
@@ -20,12 +20,23 @@ def voc(tmp_path):
     return tmp_path
 
 
+def indices(*names):
+    return [VOC_CLASSES.index(name) for name in names]
+
+
 def test_list_with_labels(voc):
-    data = VOCSegmentation(voc, "train")
+    data = ImageDataset.from_voc(voc, "train", masks=True)
     assert len(data) == 2
-    assert data[0] == ("a", voc / "JPEGImages/a.jpg", voc / "SegmentationClassAug/a.png", ["cat", "person"])
-    assert data[1].labels == ["chair", "dog"]
-    assert VOCSegmentation(voc, "train", difficult=False)[1].labels == ["dog"]
+    assert data[0] == (
+        voc / "JPEGImages/a.jpg",
+        "a",
+        indices("cat", "person"),
+        voc / "SegmentationClassAug/a.png",
+        None,
+    )
+    assert ImageDataset.from_voc(voc, "train")[0].mask is None
+    assert data[1].labels == indices("chair", "dog")
+    assert ImageDataset.from_voc(voc, "train", difficult=False)[1].labels == indices("dog")
     assert len(VOC_CLASSES) == 20
 
 
@@ -48,7 +59,7 @@ def test_list_with_labels(voc):
 def test_mistakes_are_named_with_file_and_line(voc, file, text, error, parts):
     (voc / file).unlink() if text is None else (voc / file).write_text(text)
     with pytest.raises(error) as caught:
-        VOCSegmentation(voc, "train")
+        ImageDataset.from_voc(voc, "train", masks=True)
     for part in parts:
         assert part in str(caught.value)
 
@@ -85,7 +96,7 @@ def test_a_colour_picture_is_no_mask(tmp_path):
 def test_a_mark_of_byte_order_is_no_part_of_a_table(voc):
     for file in ("labels.csv", "ImageSets/Segmentation/train.txt"):
         (voc / file).write_text((voc / file).read_text(), encoding="utf-8-sig")
-    assert VOCSegmentation(voc, "train")[0].labels == ["cat", "person"]
+    assert ImageDataset.from_voc(voc, "train")[0].labels == indices("cat", "person")
 
 
 def test_masks_that_cannot_be_read_as_stored_are_named(tmp_path):

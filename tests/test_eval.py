@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from crt import create_model
 from crt.cam import CAMExtractor
 from crt.cli.report import numbers
-from crt.data import VOC_CLASSES, VOCSegmentation, load_mask, save_mask
+from crt.data import VOC_CLASSES, ImageDataset, load_mask, save_mask
 from crt.evaluate import level, load_maps, measure_seeds, seeds_of_model, worst
 from crt.models import CRT
 from crt.refine import PAMR
@@ -77,7 +77,7 @@ def test_cam_from_a_model_names_its_worst(model, voc, tmp_path):
 
 
 def test_refined_maps_of_a_model_are_measured(model, voc, tmp_path):
-    photos, network = VOCSegmentation(voc, "train"), create_model(model, pretrained=True)
+    photos, network = ImageDataset.from_voc(voc, "train", masks=True), create_model(model, pretrained=True)
     results = [CAMExtractor(network)(Image.open(photo.image), [photo.labels])[0] for photo in photos]
     better = ((result.refined(PAMR()).maps, result.labels) for result in results)
     expected = measure_seeds(better, photos, [0.3]).curve.best()[1]

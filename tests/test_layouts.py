@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crt.data import VOC_CLASSES, CUBLocalisation, LabelledPhotos, VOCSegmentation
+from crt.data import VOC_CLASSES, ImageDataset
 
 
 def write(root, **files):
@@ -33,14 +33,14 @@ def cub(tmp_path):
 
 
 def test_cub(cub):
-    data = CUBLocalisation(cub, "test")
+    data = ImageDataset.from_cub(cub, "test")
     assert data.class_names == ["Wren", "Tree_Swallow"]
-    assert [(photo.name, photo.label, photo.boxes) for photo in data] == [
-        ("001.Wren/b c", 0, [(3.0, 4.0, 8.0, 10.5), (0.0, 0.0, 1.0, 1.0)]),
-        ("005.Tree_Swallow/a", 1, [(1.0, 2.0, 4.0, 6.0)]),
+    assert [(photo.name, photo.labels, photo.boxes) for photo in data] == [
+        ("001.Wren/b c", [0], [(3.0, 4.0, 8.0, 10.5), (0.0, 0.0, 1.0, 1.0)]),
+        ("005.Tree_Swallow/a", [1], [(1.0, 2.0, 4.0, 6.0)]),
     ]
     assert data[1].image == cub / "images/005.Tree_Swallow/a.jpg"
-    photos = LabelledPhotos.from_cub(cub, "train")
+    photos = ImageDataset.from_cub(cub, "train")
     assert photos.class_names == ["Wren", "Tree_Swallow"]
     assert [(photo.image, photo.labels) for photo in photos] == [(cub / "images/001.Wren/a.jpg", [0])]
 
@@ -71,17 +71,17 @@ def test_cub(cub):
 def test_mistakes_in_cub_are_named_with_file_and_line(cub, table, text, parts):
     (cub / f"{table}.txt").unlink() if text is None else write(cub, **{table: text})
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        CUBLocalisation(cub, "test")
+        ImageDataset.from_cub(cub, "test")
     for part in parts:
         assert part in str(caught.value)
 
 
 def test_cub_lists_and_bytes(cub):
     with pytest.raises(ValueError, match="'train' and 'test', got 'val'"):
-        CUBLocalisation(cub, "val")
+        ImageDataset.from_cub(cub, "val")
     (cub / "images.txt").write_bytes(b"1 \xff.jpg\n")
     with pytest.raises(ValueError, match=r"images\.txt.*UTF-8"):
-        CUBLocalisation(cub, "test")
+        ImageDataset.from_cub(cub, "test")
 
 
 # A folder for each class
@@ -104,23 +104,23 @@ def folders(tmp_path):
 
 
 def test_folder(folders):
-    photos = LabelledPhotos.from_folder(folders)
+    photos = ImageDataset.from_folder(folders)
     assert photos.class_names == ["owl", "wren"]
     found = [(photo.image.relative_to(folders).as_posix(), photo.labels) for photo in photos]
     assert found == [("owl/a.webp", [0]), ("wren/b.JPG", [1]), ("wren/deep/a.png", [1])]
-    assert LabelledPhotos.from_folder(folders, class_names=["wren", "lark", "owl"])[0].labels == [2]
+    assert ImageDataset.from_folder(folders, class_names=["wren", "lark", "owl"])[0].labels == [2]
 
 
 def test_mistakes_in_folders_are_named(folders):
     with pytest.raises(ValueError, match=r"wren: unknown class 'wren'\. Did you mean 'wrens'"):
-        LabelledPhotos.from_folder(folders, class_names=["wrens", "owl"])
+        ImageDataset.from_folder(folders, class_names=["wrens", "owl"])
     (folders / "owl/a.webp").unlink()
     with pytest.raises(ValueError, match="owl has no photos"):
-        LabelledPhotos.from_folder(folders)
+        ImageDataset.from_folder(folders)
     with pytest.raises(ValueError, match="no subfolders"):
-        LabelledPhotos.from_folder(folders / "owl")
+        ImageDataset.from_folder(folders / "owl")
     with pytest.raises(FileNotFoundError, match="gone"):
-        LabelledPhotos.from_folder(folders / "gone")
+        ImageDataset.from_folder(folders / "gone")
 
 
 # COCO
@@ -145,14 +145,14 @@ def test_coco(coco, tmp_path):
     for i in (1, 2):
         (tmp_path / f"{i}.jpg").touch()
     (tmp_path / "a.json").write_text(json.dumps(coco))
-    photos = LabelledPhotos.from_coco(tmp_path, tmp_path / "a.json")
+    photos = ImageDataset.from_coco(tmp_path, tmp_path / "a.json")
     assert photos.class_names == ["cat", "dog"]
     assert [(photo.image.name, photo.labels) for photo in photos] == [("1.jpg", [1]), ("2.jpg", [0, 1])]
     (tmp_path / "2.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"a\.json: there is no photo at .*2\.jpg"):
-        LabelledPhotos.from_coco(tmp_path, tmp_path / "a.json")
+        ImageDataset.from_coco(tmp_path, tmp_path / "a.json")
     with pytest.raises(FileNotFoundError, match=r"gone\.json"):
-        LabelledPhotos.from_coco(tmp_path, tmp_path / "gone.json")
+        ImageDataset.from_coco(tmp_path, tmp_path / "gone.json")
 
 
 def test_coco_as_pycocotools_reads_it(coco, tmp_path):
@@ -160,7 +160,7 @@ def test_coco_as_pycocotools_reads_it(coco, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(coco))
     for i in (1, 2, 3):
         (tmp_path / f"{i}.jpg").touch()
-    photos, index = LabelledPhotos.from_coco(tmp_path, tmp_path / "a.json"), tools.COCO(tmp_path / "a.json")
+    photos, index = ImageDataset.from_coco(tmp_path, tmp_path / "a.json"), tools.COCO(tmp_path / "a.json")
     for photo in photos:
         entries = index.loadAnns(index.getAnnIds(imgIds=int(photo.image.stem)))
         names = {index.loadCats(entry["category_id"])[0]["name"] for entry in entries}
@@ -186,7 +186,7 @@ def test_mistakes_in_coco_are_named_with_list_and_place(coco, tmp_path, change, 
     change(coco)
     (tmp_path / "a.json").write_text(json.dumps(coco))
     with pytest.raises(ValueError) as caught:
-        LabelledPhotos.from_coco(tmp_path, tmp_path / "a.json")
+        ImageDataset.from_coco(tmp_path, tmp_path / "a.json")
     for part in ("a.json", *parts):
         assert part in str(caught.value)
 
@@ -204,7 +204,7 @@ def test_mistakes_in_coco_are_named_with_list_and_place(coco, tmp_path, change, 
 def test_what_is_not_coco_is_named(tmp_path, text, part):
     (tmp_path / "a.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=f"a.json.*{part}"):
-        LabelledPhotos.from_coco(tmp_path, tmp_path / "a.json")
+        ImageDataset.from_coco(tmp_path, tmp_path / "a.json")
 
 
 # VOC's labels
@@ -235,6 +235,10 @@ def shown(*names):
     return np.array([name in names for name in VOC_CLASSES], dtype=np.float32)
 
 
+def indices(*names):
+    return [VOC_CLASSES.index(name) for name in names]
+
+
 def structured(*rows):
     return np.array(list(rows), dtype=[("id", "U20"), ("labels", "u1", (20,))])
 
@@ -242,19 +246,19 @@ def structured(*rows):
 def test_xml(voc):
     (voc / "Annotations").mkdir()
     (voc / "Annotations/a.xml").write_text(XML.format(name="cat"))
-    assert VOCSegmentation(voc, "train")[0].labels == ["cat", "person"]
-    assert VOCSegmentation(voc, "train", difficult=False)[0].labels == ["person"]
-    assert LabelledPhotos.from_voc(voc, "train")[0].labels == [7, 14]
+    assert ImageDataset.from_voc(voc, "train")[0].labels == indices("cat", "person")
+    assert ImageDataset.from_voc(voc, "train", difficult=False)[0].labels == indices("person")
+    assert ImageDataset.from_voc(voc, "train")[0].labels == [7, 14]
     (voc / "labels.csv").write_text("id,labels\na,dog\n")
-    assert VOCSegmentation(voc, "train")[0].labels == ["dog"]
-    assert VOCSegmentation(voc, "train", labels=voc / "Annotations")[0].labels == ["cat", "person"]
+    assert ImageDataset.from_voc(voc, "train")[0].labels == indices("dog")
+    assert ImageDataset.from_voc(voc, "train", labels=voc / "Annotations")[0].labels == indices("cat", "person")
 
 
 def test_arrays(voc):
     np.savez(voc / "cls_labels.npz", a=shown("cat", "tvmonitor"), b=shown("dog"))
-    assert VOCSegmentation(voc, "train")[0].labels == ["cat", "tvmonitor"]
+    assert ImageDataset.from_voc(voc, "train")[0].labels == indices("cat", "tvmonitor")
     np.save(voc / "other.npy", structured(("b", shown("dog")), ("a", shown("aeroplane"))))
-    assert VOCSegmentation(voc, "train", labels=voc / "other.npy")[0].labels == ["aeroplane"]
+    assert ImageDataset.from_voc(voc, "train", labels=voc / "other.npy")[0].labels == indices("aeroplane")
 
 
 @pytest.mark.parametrize(
@@ -274,7 +278,7 @@ def test_mistakes_in_xml_are_named_with_file_and_line(voc, text, parts):
     if text is not None:
         (voc / "Annotations/a.xml").write_text(text)
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        VOCSegmentation(voc, "train")
+        ImageDataset.from_voc(voc, "train")
     for part in parts:
         assert part in str(caught.value)
 
@@ -299,20 +303,20 @@ def test_mistakes_in_arrays_are_named(voc, save, parts):
     save(voc / "labels.npz")
     (file,) = voc.glob("labels.*")
     with pytest.raises(ValueError) as caught:
-        VOCSegmentation(voc, "train", labels=file)
+        ImageDataset.from_voc(voc, "train", labels=file)
     for part in parts:
         assert part in str(caught.value)
 
 
 def test_labels_that_are_not_there(voc):
     with pytest.raises(FileNotFoundError, match=r"labels\.csv does not exist.*cls_labels\.npz.*Annotations/"):
-        VOCSegmentation(voc, "train")
+        ImageDataset.from_voc(voc, "train")
     with pytest.raises(FileNotFoundError, match=r"no labels at .*gone\.csv"):
-        VOCSegmentation(voc, "train", labels=voc / "gone.csv")
+        ImageDataset.from_voc(voc, "train", labels=voc / "gone.csv")
 
 
 def test_photos_of_every_layout_can_be_opened(cub):
     for file in (cub / "images").rglob("*.jpg"):
         Image.new("RGB", (4, 4)).save(file)
-    for photos in (LabelledPhotos.from_cub(cub, "test"), LabelledPhotos.from_folder(cub / "images")):
+    for photos in (ImageDataset.from_cub(cub, "test"), ImageDataset.from_folder(cub / "images")):
         assert all(Image.open(photo.image).size == (4, 4) for photo in photos)

@@ -22,7 +22,7 @@ import crt
 import crt.pseudo
 from crt.cam import CAMExtractor
 from crt.cli import app
-from crt.data import LabelledPhotos, load_mask
+from crt.data import ImageDataset, load_mask
 from crt.pseudo import make_pseudo_masks
 from crt.refine import PAMR
 
@@ -45,7 +45,7 @@ def folder(tmp_path, tiny):
 
 
 def photos_of(folder, tiny):
-    return LabelledPhotos.from_csv(folder / "photos", folder / "labels.csv", class_names=tiny.class_names)
+    return ImageDataset.from_csv(folder / "photos", folder / "labels.csv", class_names=tiny.class_names)
 
 
 def arguments(folder, out, *more):
@@ -63,9 +63,9 @@ def test_masks_and_manifest(folder, tiny):
     report = make_pseudo_masks(CAMExtractor(tiny), PAMR(), photos, folder / "out", threshold=(0.3, 0.5))
     assert (report.written, report.skipped, report.failed) == (COUNT, 0, [])
     lines = [json.loads(line) for line in (folder / "out" / "manifest.jsonl").read_text().splitlines()]
-    assert [line["file"] for line in lines] == [photo.name for photo in photos.photos]
+    assert [line["file"] for line in lines] == [photo.name for photo in photos.samples]
     seen = set()
-    for photo, line in zip(photos.photos, lines, strict=True):
+    for photo, line in zip(photos.samples, lines, strict=True):
         file = folder / "out" / f"{photo.name}.png"
         mask = load_mask(file)
         assert mask.shape == Image.open(photo.image).size[::-1]
@@ -227,7 +227,7 @@ def test_mistakes_are_named_before_any_work(folder, monkeypatch, change, message
 
 def test_two_photos_of_one_name(folder, tiny):
     photos = photos_of(folder, tiny)
-    twice = LabelledPhotos([*photos.photos, photos[0]], photos.class_names)
+    twice = ImageDataset([*photos.samples, photos[0]], photos.class_names)
     with pytest.raises(ValueError, match="the same mask"):
         make_pseudo_masks(CAMExtractor(tiny), None, twice, folder / "out", threshold=0.4)
 
@@ -245,7 +245,7 @@ def test_no_mask_lands_outside_or_on_a_photo(folder, tiny, file):
     assert len(masks_in(folder / "out")) == COUNT
     with pytest.raises(ValueError, match="would overwrite"):
         make_pseudo_masks(
-            CAMExtractor(tiny), None, LabelledPhotos.from_csv(*both(folder)), folder / "photos", threshold=0.3
+            CAMExtractor(tiny), None, ImageDataset.from_csv(*both(folder)), folder / "photos", threshold=0.3
         )
     assert {name: content for name, content in masks_in(folder).items() if not name.startswith("out")} == before
 
@@ -258,10 +258,10 @@ def both(folder):
 
 def test_a_photo_without_labels_is_not_guessed(folder, tiny):
     photos = photos_of(folder, tiny)
-    photos.photos[3] = photos.photos[3]._replace(labels=[])
+    photos.samples[3] = photos.samples[3]._replace(labels=[])
     report = make_pseudo_masks(CAMExtractor(tiny), None, photos, folder / "out", threshold=0.3)
     assert report.written == COUNT - 1
-    assert report.failed == [(str(photos.photos[3].image), "it has no labels")]
+    assert report.failed == [(str(photos.samples[3].image), "it has no labels")]
 
 
 def test_a_mask_that_cannot_have_its_name_is_one_failure(folder, tiny):

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import crt
 from crt.cli import app
-from crt.data import LabelledPhotos, load_mask
+from crt.data import ImageDataset, load_mask
 
 ARCHIVE = Path(__file__).parents[2] / "shared" / "data" / "cub50.tar"
 CLASSES = {"014.Indigo_Bunting": "bunting", "017.Cardinal": "cardinal", "047.American_Goldfinch": "goldfinch"}
@@ -82,7 +82,7 @@ def test_from_labels_to_masks(birds, tmp_path, monkeypatch):
     monkeypatch.setattr("crt.train.log.LOG_EVERY", 5)
     root, boxes = birds
     table = ["--images", root / "photos", "--labels", root / "labels.csv"]
-    photos = LabelledPhotos.from_csv(root / "photos", root / "labels.csv")
+    photos = ImageDataset.from_csv(root / "photos", root / "labels.csv")
     assert len(photos) == len(CLASSES) * PHOTOS == len(boxes)
     small = {"class_names": photos.class_names, "tile": 96, "stride": 48}
     crt.create_model("crt_vit_t16", pretrained=True, **small).save_pretrained(tmp_path / "start")

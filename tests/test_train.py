@@ -21,7 +21,7 @@ pytest.importorskip("accelerate", reason="needs the extra `train`")
 from typer.testing import CliRunner
 
 from crt.cli import app
-from crt.data import LabelledPhotos
+from crt.data import ImageDataset
 from crt.models import CRT, DualBranch
 from crt.train import RECIPES, CAMRecipe, build_branches, make_recipe, train_cam
 from crt.train.crops import Crops, batch_plan
@@ -58,7 +58,7 @@ def tiny_model(names):
 
 
 def photos_of(folder):
-    return LabelledPhotos.from_csv(folder / "photos", folder / "labels.csv")
+    return ImageDataset.from_csv(folder / "photos", folder / "labels.csv")
 
 
 def test_it_learns(folder):
@@ -167,11 +167,11 @@ def test_other_photos_or_precision_are_another_run(folder):
     run(settings={"start": "a"})
     with pytest.raises(ValueError, match="start: a then, b now"):
         run(settings={"start": "b"})
-    before = photos.photos[0]
-    photos.photos[0] = before._replace(labels=[0, 1, 2])
+    before = photos.samples[0]
+    photos.samples[0] = before._replace(labels=[0, 1, 2])
     with pytest.raises(ValueError, match="data: "):
         train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, workers=0)
-    photos.photos[0] = before
+    photos.samples[0] = before
     Image.new("RGB", (80, 100)).save(before.image)
     with pytest.raises(ValueError, match="data: "):
         train_cam(tiny_model(photos.class_names), photos, folder / "run", QUICK, workers=0)
@@ -253,7 +253,7 @@ def test_plan_visits_every_photo_once_an_epoch():
 def test_mistakes_in_a_table_are_named(folder, text, error, parts):
     (folder / "labels.csv").write_text(text)
     with pytest.raises(error) as caught:
-        LabelledPhotos.from_csv(folder / "photos", folder / "labels.csv", class_names=["red", "green", "blue"])
+        ImageDataset.from_csv(folder / "photos", folder / "labels.csv", class_names=["red", "green", "blue"])
     for part in ["labels.csv", *parts]:
         assert part in str(caught.value)
 
@@ -273,11 +273,11 @@ def test_single_labels(folder):
     with pytest.raises(ValueError, match="one class each"):
         train_cam(tiny_model(["a", "b", "c"]), photos_of(folder), folder / "run", recipe)
     photos = photos_of(folder)
-    photos = LabelledPhotos([p for p in photos.photos if len(p.labels) == 1], photos.class_names)
+    photos = ImageDataset([p for p in photos.samples if len(p.labels) == 1], photos.class_names)
     recipe = dataclasses.replace(recipe, epochs=25, lr=2e-3)
     model = train_cam(tiny_model(photos.class_names), photos, folder / "run", recipe, workers=0)
-    logits = [model(model.normalised(model.photos(Image.open(p.image))[0])[None])[0] for p in photos.photos]
-    right = [int(scores.argmax()) == p.labels[0] for scores, p in zip(logits, photos.photos, strict=True)]
+    logits = [model(model.normalised(model.photos(Image.open(p.image))[0])[None])[0] for p in photos.samples]
+    right = [int(scores.argmax()) == p.labels[0] for scores, p in zip(logits, photos.samples, strict=True)]
     assert sum(right) >= 0.8 * len(right)
 
 

@@ -25,7 +25,7 @@ MASKED = dataclasses.replace(QUICK, mask=1.0, pool=0.2, attention_power=0.0)
 def masked(folder):  # noqa: F811
     """The photos with masks of their squares, the squares' borders unsure."""
     photos = photos_of(folder)
-    for photo in photos.photos:
+    for photo in photos.samples:
         pixels = np.asarray(Image.open(photo.image))
         mask = np.zeros(pixels.shape[:2], np.uint8)
         for index, name in enumerate(photos.class_names):

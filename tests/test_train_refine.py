@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from crt.cam import CAMExtractor, CAMResult
 from crt.cli import app
-from crt.data import LabelledPhotos, load_mask, save_mask
+from crt.data import ImageDataset, load_mask, save_mask
 from crt.models import BoundaryNet
 from crt.pseudo import _mask, make_pseudo_masks
 from crt.refine import boundary_loss, create_refiner
@@ -126,7 +126,7 @@ def test_backbone_weights_are_loaded(tmp_path):
 
 def test_command(masked, folder):  # noqa: F811
     (folder / "masks").mkdir()
-    for photo in masked.photos:
+    for photo in masked.samples:
         save_mask(load_mask(photo.mask), folder / "masks" / photo.mask.name)
     places = ["--images", folder / "photos", "--labels", folder / "labels.csv", "--masks", folder / "masks"]
     changed = ["backbone=mobilenetv3_small_050", "epochs=1", "batch_size=12", "crop=32", "radius=2", "lr=0.01"]
@@ -164,7 +164,7 @@ def test_confident_labels_are_irns():
 
 
 def test_cleaned_masks_are_other_masks(masked, folder, tiny):  # noqa: F811
-    photos = LabelledPhotos(masked.photos[:2], masked.class_names)
+    photos = ImageDataset(masked.samples[:2], masked.class_names)
     arguments = (CAMExtractor(tiny, flip=False), None, photos, folder / "out")
     make_pseudo_masks(*arguments, threshold=(0.15, 0.35), clean=lambda image, labels, count: labels)
     with pytest.raises(ValueError, match="clean: True then, None now"):

@@ -111,22 +111,12 @@ def labelled_photos(
     class_names: Any = None,
     unusable: list[str] | None = None,
 ) -> Any:
-    """The ``LabelledPhotos`` that the options name; ``class_names`` and ``unusable`` are for tables and folders."""
-    from crt.data import LabelledPhotos
+    """The ``ImageDataset`` that the options name; ``class_names`` and ``unusable`` are for tables and folders."""
+    from crt.data import load_dataset
 
-    if sum(place is not None for place in (images, voc, cub)) != 1 or (labels is not None and images is None):
-        raise ValueError("give one of --images (with --labels, or with a subfolder for each class), --voc and --cub.")
-    if voc is not None:
-        return LabelledPhotos.from_voc(voc, split or "cls_train")
-    if cub is not None:
-        return LabelledPhotos.from_cub(cub, split or "train")
-    if split is not None:
-        raise ValueError("--list is for --voc and --cub.")
-    if labels is None:
-        return LabelledPhotos.from_folder(images, class_names=class_names)  # type: ignore[arg-type]
-    if labels.suffix == ".json":
-        return LabelledPhotos.from_coco(images, labels)  # type: ignore[arg-type]
-    return LabelledPhotos.from_csv(images, labels, class_names=class_names, unusable=unusable)  # type: ignore[arg-type]
+    return load_dataset(
+        images=images, labels=labels, voc=voc, cub=cub, split=split, class_names=class_names, unusable=unusable
+    )
 
 
 def check_apart(output: Path, images: Path | None, labels: Path | None) -> None:

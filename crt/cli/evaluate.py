@@ -68,7 +68,7 @@ def eval_cam(
 ) -> None:
     """mIoU of seeds, or of refined maps, on a list, with the photos' own labels, at the best background threshold."""
     with one_line_errors():
-        from crt.data import VOC_CLASSES, VOCSegmentation
+        from crt.data import VOC_CLASSES, ImageDataset
         from crt.evaluate import measure_seeds, report, seeds_of_folder, seeds_of_model, sheets
         from crt.evaluate import record as records
         from crt.metrics import error_rates, iou_per_class
@@ -77,7 +77,7 @@ def eval_cam(
         if maps is not None and (model is not None or refine != "none"):
             raise ValueError("give either --model or --maps; --refine is for a model's maps.")
         levels = screen.numbers(thresholds, "--thresholds", "0.02:0.6:0.02")
-        data, name = VOCSegmentation(root, split), model or "crt_vit_t16"
+        data, name = ImageDataset.from_voc(root, split, masks=True), model or "crt_vit_t16"
         device = device if maps is None else "cpu"
         extractor: Any = None
         if maps is None:
@@ -105,7 +105,7 @@ def eval_cam(
         )
         names = ["background", *VOC_CLASSES]
         screen.show(title, {"IoU": iou.tolist(), "FP": fp.tolist(), "FN": fn.tolist()}, names)
-        low = report.worst(data.names, found.photos[:, place])
+        low = report.worst([sample.name for sample in data], found.photos[:, place])
         records.write_record(
             record,
             measure=kind,
@@ -139,12 +139,12 @@ def eval_masks(
 ) -> None:
     """mIoU and boundary IoU of a folder of masks on a list."""
     with one_line_errors():
-        from crt.data import VOC_CLASSES, VOCSegmentation
+        from crt.data import VOC_CLASSES, ImageDataset
         from crt.evaluate import measure_masks, report, sheets
         from crt.evaluate import record as records
 
         screen.check_outputs(json=record, worst=worst)
-        data = VOCSegmentation(root, split)
+        data = ImageDataset.from_voc(root, split, masks=True)
         found = measure_masks(masks, data, progress=progress_bar)
         scores, edges = found.masks.compute(), found.boundaries.compute()
         fp, fn = (report.percent(float(scores[name][1:].nanmean())) for name in ("fp", "fn"))
@@ -155,7 +155,7 @@ def eval_masks(
         names = ["background", *VOC_CLASSES]
         columns = {"IoU": scores["iou"], "FP": scores["fp"], "FN": scores["fn"], "boundary IoU": edges["iou"]}
         screen.show(title, {column: values.tolist() for column, values in columns.items()}, names)
-        low = report.worst(data.names, found.photos)
+        low = report.worst([sample.name for sample in data], found.photos)
         records.write_record(
             record,
             measure="mask mIoU",
@@ -202,12 +202,12 @@ def eval_boxes(
 ) -> None:
     """Localisation on a list: boxes of the maps of the photos' own classes, Top-k by the model's own classification."""
     with one_line_errors():
-        from crt.data import CUBLocalisation
+        from crt.data import ImageDataset
         from crt.evaluate import measure_boxes, report, sheets
         from crt.evaluate import record as records
 
         screen.check_outputs(plot, json=record, worst=worst)
-        levels, data = screen.numbers(thresholds, "--thresholds", "0:0.99:0.01"), CUBLocalisation(root, split)
+        levels, data = screen.numbers(thresholds, "--thresholds", "0:0.99:0.01"), ImageDataset.from_cub(root, split)
         network = load_model(model, device)
         extractor, refiner = make_extractor(network, batch_size, scales, flip), load_refiner(refine, network, device)
         share, rule = (network.seed_threshold, "the model's") if threshold is None else (threshold, "given")
@@ -230,7 +230,7 @@ def eval_boxes(
         )
         per_class = _per_class(data, found)
         screen.show(title, per_class, data.class_names)
-        low = report.worst([photo.name for photo in data.photos], found.overlaps)
+        low = report.worst([photo.name for photo in data.samples], found.overlaps)
         ious = [f"{x:g}" for x in found.curve.ious.tolist()]
         records.write_record(
             record,
@@ -283,6 +283,6 @@ def _per_class(data: Any, found: Any) -> dict[str, list[float]]:
     """Each of ``Localisation.names``, class by class; NaN for a class without photos."""
     import torch
 
-    labels = torch.tensor([photo.label for photo in data.photos])
+    labels = torch.tensor([photo.labels[0] for photo in data.samples])
     rows = [found.outcomes[labels == label].double().mean(dim=0) for label in range(len(data.class_names))]
     return {name: [float(row[i]) for row in rows] for i, name in enumerate(found.localisation.names)}

@@ -1,17 +1,15 @@
 """Data sets, their class names, and masks as palette PNGs."""
 
-from crt.data.cub import CUBLocalisation, CUBPhoto
-from crt.data.labelled import LabelledPhoto, LabelledPhotos
+from crt.data.dataset import ImageDataset, load_dataset
 from crt.data.masks import load_mask, palette, save_mask
-from crt.data.voc import VOC_CLASSES, VOCSegmentation
+from crt.data.sample import Sample
+from crt.data.voc import VOC_CLASSES
 
 __all__ = [
     "VOC_CLASSES",
-    "CUBLocalisation",
-    "CUBPhoto",
-    "LabelledPhoto",
-    "LabelledPhotos",
-    "VOCSegmentation",
+    "ImageDataset",
+    "Sample",
+    "load_dataset",
     "load_mask",
     "palette",
     "save_mask",

@@ -4,25 +4,16 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from crt._messages import placed
-from crt.data.tables import name_of, text_lines
+from crt.data._text import name_of, text_lines
+from crt.data.sample import Box, Sample
 
-__all__ = ["CUBLocalisation", "CUBPhoto"]
-
-
-class CUBPhoto(NamedTuple):
-    """A photo, the index of its class from 0, and its objects' boxes: x0, y0, x1, y1 in pixels, x1 and y1 exclusive."""
-
-    name: str
-    image: Path
-    label: int
-    boxes: list[tuple[float, float, float, float]]
+__all__ = ["read_cub"]
 
 
-class CUBLocalisation:
-    """The training or the test photos of a folder in the layout of CUB-200-2011.
+def read_cub(root: str | os.PathLike[str], split: str) -> tuple[list[Sample], list[str]]:
+    """The training or the test photos of a folder in the layout of CUB-200-2011, and the class names.
 
     The folder holds ``images/`` and tables of a row a line, their columns separated by spaces: ``classes.txt`` (id,
     name), ``images.txt`` (id, path below ``images``), ``image_class_labels.txt`` (image id, class id),
@@ -33,60 +24,51 @@ class CUBLocalisation:
         root: the folder.
         split: "train" or "test".
 
-    Attributes:
-        class_names: names of the K classes in the order of their ids, without the number before them ("001.").
+    Returns:
+        Samples with boxes, and the names of the K classes in the order of their ids, without the number before them
+        ("001.").
 
     Raises:
         FileNotFoundError: a table or a photo is not there.
         ValueError: another split, or a row that cannot be understood, with file and line.
     """
-
-    def __init__(self, root: str | os.PathLike[str], split: str) -> None:
-        if split not in ("train", "test"):
-            raise ValueError(f"the lists of the CUB layout are 'train' and 'test', got {split!r}.")
-        self.root, self.split = Path(root), split
-        self.class_names, classes = _read_classes(self.root / "classes.txt")
-        files = _read_once(self.root / "images.txt", "an image id and a path")
-        labels = _read_once(self.root / "image_class_labels.txt", "an image id and a class id", files)
-        split_table = self.root / "train_test_split.txt"
-        kept = _read_once(split_table, "an image id and 0 or 1", files)
-        boxes = _read_boxes(self.root / "bounding_boxes.txt", files)
-        self.photos: list[CUBPhoto] = []
-        seen: set[str] = set()
-        for number, (where, file) in files.items():
-            for table, known in (("image_class_labels", labels), ("train_test_split", kept), ("bounding_boxes", boxes)):
-                if number not in known:
-                    raise ValueError(f"{where}: image {number} has no row in {self.root / table}.txt.")
-            if file in seen:
-                raise ValueError(f"{where}: {file!r} stands in the table twice.")
-            seen.add(file)
-            try:
-                name = name_of(file)
-            except ValueError as error:
-                raise placed(error, where) from error
-            place, label = labels[number]
-            if label not in classes:
-                raise ValueError(f"{place}: unknown class {label}; classes.txt has {', '.join(list(classes)[:5])}, ...")
-            place, flag = kept[number]
-            if flag not in ("0", "1"):
-                raise ValueError(f"{place}: expected 1 (training) or 0 (test), got {flag!r}.")
-            if (flag == "1") != (split == "train"):
-                continue
-            image = self.root / "images" / file
-            if not image.is_file():
-                raise FileNotFoundError(f"{where}: there is no photo at {image}.")
-            self.photos.append(CUBPhoto(name, image, classes[label], boxes[number]))
-        if not self.photos:
-            raise ValueError(f"{split_table} has no photo of the list {split!r}.")
-
-    def __iter__(self) -> Iterator[CUBPhoto]:
-        return iter(self.photos)
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, index: int) -> CUBPhoto:
-        return self.photos[index]
+    if split not in ("train", "test"):
+        raise ValueError(f"the lists of the CUB layout are 'train' and 'test', got {split!r}.")
+    root = Path(root)
+    class_names, classes = _read_classes(root / "classes.txt")
+    files = _read_once(root / "images.txt", "an image id and a path")
+    labels = _read_once(root / "image_class_labels.txt", "an image id and a class id", files)
+    split_table = root / "train_test_split.txt"
+    kept = _read_once(split_table, "an image id and 0 or 1", files)
+    boxes = _read_boxes(root / "bounding_boxes.txt", files)
+    samples: list[Sample] = []
+    seen: set[str] = set()
+    for number, (where, file) in files.items():
+        for table, known in (("image_class_labels", labels), ("train_test_split", kept), ("bounding_boxes", boxes)):
+            if number not in known:
+                raise ValueError(f"{where}: image {number} has no row in {root / table}.txt.")
+        if file in seen:
+            raise ValueError(f"{where}: {file!r} stands in the table twice.")
+        seen.add(file)
+        try:
+            name = name_of(file)
+        except ValueError as error:
+            raise placed(error, where) from error
+        place, label = labels[number]
+        if label not in classes:
+            raise ValueError(f"{place}: unknown class {label}; classes.txt has {', '.join(list(classes)[:5])}, ...")
+        place, flag = kept[number]
+        if flag not in ("0", "1"):
+            raise ValueError(f"{place}: expected 1 (training) or 0 (test), got {flag!r}.")
+        if (flag == "1") != (split == "train"):
+            continue
+        image = root / "images" / file
+        if not image.is_file():
+            raise FileNotFoundError(f"{where}: there is no photo at {image}.")
+        samples.append(Sample(image, name, [classes[label]], boxes=boxes[number]))
+    if not samples:
+        raise ValueError(f"{split_table} has no photo of the list {split!r}.")
+    return samples, class_names
 
 
 def _rows(table: Path, columns: int, expected: str) -> Iterator[tuple[str, list[str]]]:
@@ -129,8 +111,8 @@ def _read_classes(table: Path) -> tuple[list[str], dict[str, int]]:
     return names, index
 
 
-def _read_boxes(table: Path, images: dict[str, tuple[str, str]]) -> dict[str, list[tuple[float, float, float, float]]]:
-    found: dict[str, list[tuple[float, float, float, float]]] = {}
+def _read_boxes(table: Path, images: dict[str, tuple[str, str]]) -> dict[str, list[Box]]:
+    found: dict[str, list[Box]] = {}
     expected = "an image id, x, y, width and height"
     for where, (number, *cells) in _rows(table, 5, expected):
         if number not in images:

@@ -8,7 +8,7 @@ from xml.parsers import expat
 import numpy as np
 
 from crt._messages import did_you_mean
-from crt.data.tables import table_rows
+from crt.data._text import table_rows
 
 __all__ = ["find_labels", "read_labels"]
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from crt.data import CUBLocalisation
+from crt.data import ImageDataset
 from crt.evaluate.seeds import Progress, decoded, silent
 from crt.metrics import BoxCurve, Localisation, best_overlaps, component_boxes, largest_boxes, min_max
 
@@ -35,7 +35,7 @@ class BoxReport(NamedTuple):
 
 def measure_boxes(
     extractor: Any,
-    data: CUBLocalisation,
+    data: ImageDataset,
     threshold: float,
     *,
     thresholds: Sequence[float] | None = None,
@@ -67,9 +67,7 @@ def measure_boxes(
     names = extractor.model.class_names
     if names is None or (missing := [name for name in data.class_names if name not in names]):
         lacks = "no class names" if names is None else f"no class {missing[0]!r}"
-        raise ValueError(
-            f"the list has the {len(data.class_names)} classes of {data.root.name}, the model has {lacks}."
-        )
+        raise ValueError(f"the list has {len(data.class_names)} classes, the model has {lacks}.")
     labels = [names.index(name) for name in data.class_names]
     localisation, curve = Localisation(threshold, iou=iou), BoxCurve(thresholds)
     outcomes, overlaps, boxes = [], [], []
@@ -77,7 +75,7 @@ def measure_boxes(
     for photo, (cam, factors, logits) in progress(zip(data, seen, strict=True), len(data)):
         truth, before = torch.tensor(photo.boxes, dtype=torch.float64) * factors, localisation.hits.clone()
         try:
-            localisation.update(cam, truth, logits, labels[photo.label])
+            localisation.update(cam, truth, logits, labels[photo.labels[0]])
             curve.update(cam, truth)
         except ValueError as error:
             raise ValueError(f"{photo.image}: {error}") from error
@@ -89,7 +87,7 @@ def measure_boxes(
 
 
 def _seen(
-    extractor: Any, data: CUBLocalisation, labels: Sequence[int], square: int | None, refiner: nn.Module | None
+    extractor: Any, data: ImageDataset, labels: Sequence[int], square: int | None, refiner: nn.Module | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """For each photo the map of its class, the factors from the photo's pixels to the map's, and its logits."""
     pending: list[tuple[Tensor, Tensor]] = []
@@ -103,7 +101,7 @@ def _seen(
             factor = torch.tensor([size[0] / image.width, size[1] / image.height] * 2, dtype=torch.float64)
             pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR) if square else image)
             pending.append((factor, _logits(extractor, pixels)))
-            yield pixels, labels[photo.label]
+            yield pixels, labels[photo.labels[0]]
 
     for result in extractor.stream(pairs()):
         factor, logits = pending.pop(0)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
+from crt.data import VOC_CLASSES, ImageDataset, load_mask
 from crt.evaluate.seeds import Progress, check_masks, first_file, silent
 from crt.metrics import BoundaryIoU, MaskIoU, mean_iou
 
@@ -22,7 +22,7 @@ class MaskReport(NamedTuple):
     photos: Tensor
 
 
-def measure_masks(folder: str | os.PathLike[str], data: VOCSegmentation, *, progress: Progress = silent) -> MaskReport:
+def measure_masks(folder: str | os.PathLike[str], data: ImageDataset, *, progress: Progress = silent) -> MaskReport:
     """A folder of masks, ``NAME.png`` or ``NAME.mask.png`` (as ``crt cam`` writes them), against those of a list.
 
     Raises:

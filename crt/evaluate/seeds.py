@@ -11,8 +11,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from crt.data import VOC_CLASSES, VOCSegmentation, load_mask
-from crt.data.voc import VOCPhoto
+from crt.data import VOC_CLASSES, ImageDataset, Sample, load_mask
 from crt.metrics import SeedCurve, mean_iou, seed_confusion
 
 __all__ = [
@@ -43,7 +42,7 @@ class SeedReport(NamedTuple):
     photos: Tensor
 
 
-def seeds_of_model(extractor: Any, photos: Iterable[VOCPhoto], *, refiner: nn.Module | None = None) -> Iterator[Seed]:
+def seeds_of_model(extractor: Any, photos: Iterable[Sample], *, refiner: nn.Module | None = None) -> Iterator[Seed]:
     """The maps of photos, refined if asked, for their own labels; the model's classes must be VOC's."""
     names = extractor.model.class_names
     if names is None or tuple(names) != VOC_CLASSES:
@@ -63,7 +62,7 @@ def decoded(extractor: Any, file: Path) -> Tensor:
         raise OSError(f"{file} cannot be read as a photo: {error}") from error
 
 
-def seeds_of_folder(folder: str | os.PathLike[str], photos: Iterable[VOCPhoto]) -> Iterator[Seed]:
+def seeds_of_folder(folder: str | os.PathLike[str], photos: Iterable[Sample]) -> Iterator[Seed]:
     """The saved maps of photos: ``NAME.cam.safetensors``, as ``crt cam`` writes them, or ``NAME.safetensors``.
 
     Raises:
@@ -115,7 +114,7 @@ def load_maps(path: str | os.PathLike[str], class_names: Sequence[str]) -> Seed:
 
 
 def measure_seeds(
-    seeds: Iterable[Seed], data: VOCSegmentation, thresholds: Sequence[float], *, progress: Progress = silent
+    seeds: Iterable[Seed], data: ImageDataset, thresholds: Sequence[float], *, progress: Progress = silent
 ) -> SeedReport:
     """The seeds of a list over background thresholds.
 
@@ -149,7 +148,7 @@ def first_file(folder: Path, name: str, endings: Sequence[str], what: str) -> Pa
     return found
 
 
-def check_masks(data: VOCSegmentation) -> None:
+def check_masks(data: ImageDataset) -> None:
     """FileNotFoundError before the work if a true mask is not there."""
     if missing := [photo.mask for photo in data if not photo.mask.is_file()]:
         raise FileNotFoundError(f"{len(missing)} of {len(data)} photos have no true mask, the first: {missing[0]}.")

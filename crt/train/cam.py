@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from crt.data import LabelledPhotos
+from crt.data import ImageDataset
 from crt.losses import dual_loss, mask_loss
 from crt.models import CRT, CNNBranch, DualBranch, create_model
 from crt.models.hub import read_checkpoint
@@ -73,7 +73,7 @@ def _settings_of(recipe: CAMRecipe) -> dict[str, Any]:
 
 def train_cam(
     model: DualBranch,
-    dataset: LabelledPhotos,
+    dataset: ImageDataset,
     out: str | os.PathLike[str],
     recipe: CAMRecipe,
     **options: Unpack[RunOptions],
@@ -126,7 +126,7 @@ def train_cam(
     return model.vit.eval()
 
 
-def _check(recipe: CAMRecipe, dataset: LabelledPhotos) -> None:
+def _check(recipe: CAMRecipe, dataset: ImageDataset) -> None:
     """ValueError unless the data set suits the recipe."""
     if not isinstance(recipe, CAMRecipe):
         raise TypeError(f"the CAM stage takes a CAMRecipe, got {type(recipe).__name__}.")

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from crt.data import LabelledPhotos, load_mask
+from crt.data import ImageDataset, load_mask
 from crt.models._inputs import as_photos
 from crt.train.recipe import Recipe
 
@@ -54,7 +54,7 @@ class Crops(Dataset[tuple[Tensor, ...]]):
 
     def __init__(
         self,
-        photos: LabelledPhotos,
+        photos: ImageDataset,
         recipe: Recipe,
         mean: Sequence[float],
         std: Sequence[float],

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from crt._files import remove_leftovers
-from crt.data import LabelledPhotos
+from crt.data import ImageDataset
 from crt.train.checkpoint import load_checkpoint, save_checkpoint
 from crt.train.crops import Crops, Key, batch_plan
 from crt.train.log import Log
@@ -69,7 +69,7 @@ class Run:
 
     def __init__(
         self,
-        dataset: LabelledPhotos,
+        dataset: ImageDataset,
         recipe: Recipe,
         model: Any,
         *,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from crt.data import LabelledPhotos
+from crt.data import ImageDataset
 from crt.losses import sample_masks
 from crt.models import BoundaryMaps, BoundaryNet
 from crt.models.backbones import timm_model
@@ -52,7 +52,7 @@ def build_boundary_net(
 
 def train_refine(
     model: BoundaryNet,
-    dataset: LabelledPhotos,
+    dataset: ImageDataset,
     out: str | os.PathLike[str],
     recipe: RefineRecipe,
     **options: Unpack[RunOptions],

@@ -1,60 +1,27 @@
-"""Image-level labels from a folder a class, and from COCO's instance annotations.
+"""COCO's instance annotations, read as JSON: labels need three of its lists and no geometry.
 
-COCO's JSON is read as JSON: labels need three of its lists and no geometry, for which pycocotools would have to be
-compiled, and its indices leave no way to say which entry is wrong.
+pycocotools would have to be compiled, and its indices leave no way to say which entry is wrong.
 """
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crt._messages import did_you_mean
+from crt._messages import placed
+from crt.data._text import name_of
+from crt.data.sample import Sample
 
-__all__ = ["read_coco", "read_folders"]
-
-PHOTOS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-Listing = tuple[list[tuple[str, list[int]]], list[str]]  # (file below the root, class indices rising), class names
-
-
-def read_folders(root: str | os.PathLike[str], class_names: Sequence[str] | None = None) -> Listing:
-    """The photos of a folder that has a subfolder for each class, at any depth below it, by name.
-
-    Args:
-        root: the folder.
-        class_names: the K names in order; None takes the subfolders', sorted.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: no subfolders, an unknown class, or a class without photos.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root}; it holds a folder of photos for each class.")
-    folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    if not folders:
-        raise ValueError(f"{root} has no subfolders; it should hold one for each class.")
-    names = list(class_names) if class_names else [folder.name for folder in folders]
-    found = []
-    for folder in folders:
-        if folder.name not in names:
-            raise ValueError(f"{folder}: unknown class {folder.name!r}.{did_you_mean(folder.name, names)}")
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PHOTOS and file.is_file())
-        files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
-        if not files:
-            raise ValueError(f"{folder} has no photos ({', '.join(PHOTOS)}).")
-        found += [(file.relative_to(root).as_posix(), [names.index(folder.name)]) for file in files]
-    return found, names
+__all__ = ["read_coco"]
 
 
-def read_coco(table: str | os.PathLike[str]) -> Listing:
+def read_coco(folder: str | os.PathLike[str], table: str | os.PathLike[str]) -> tuple[list[Sample], list[str]]:
     """The photos of a COCO instance file and the classes of their annotations, crowds included.
 
     Classes are in the order of their category ids, which may have gaps.  Photos without annotations are left out.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file, or it names a photo that is not there.
         ValueError: not JSON (with the line), or an entry that cannot be understood (with its list and place).
     """
     table = Path(table)
@@ -82,7 +49,16 @@ def read_coco(table: str | os.PathLike[str]) -> Listing:
     found = [(files[number], sorted(shown)) for number, shown in labels.items() if shown]
     if not found:
         raise ValueError(f"{table} has no image with an annotation.")
-    return found, names
+    return [_sample(Path(folder), table, *pair) for pair in found], names
+
+
+def _sample(folder: Path, table: Path, file: str, labels: list[int]) -> Sample:
+    if not (folder / file).is_file():
+        raise FileNotFoundError(f"{table}: there is no photo at {folder / file}.")
+    try:
+        return Sample(folder / file, name_of(file), labels)
+    except ValueError as error:
+        raise placed(error, f"{table}, images") from error
 
 
 def _load(table: Path) -> dict[str, Any]:
