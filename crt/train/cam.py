@@ -1,7 +1,6 @@
 """The CAM stage: both branches on image-level labels, over accelerate (paper sections 3.3 and 4.1)."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -120,9 +119,10 @@ def train_cam(
             losses["total"] = losses["total"] + recipe.mask * losses["mask"]
         return losses
 
-    run.train(model, model, cam_optimizer(model, recipe), losses_of, out)
-    if run.accelerator.is_main_process:
-        model.vit.save_pretrained(Path(out) / "model")
+    with run.folder(out) as folder:
+        run.train(model, model, cam_optimizer(model, recipe), losses_of, folder)
+        if run.accelerator.is_main_process:
+            model.vit.save_pretrained(folder / "model")
     return model.vit.eval()
 
 

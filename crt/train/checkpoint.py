@@ -15,7 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from crt._files import tensors_digest, write_tensors
+from crt._files import require_regular, tensors_digest, write_tensors
+from crt._messages import printable
 
 __all__ = ["load_checkpoint", "previous_of", "save_checkpoint"]
 
@@ -120,11 +121,11 @@ def _read(path: Path) -> _Saved:
         ValueError: it is not whole, or not what ``save_checkpoint`` writes.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(require_regular(path), "pt") as file:
             texts = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
-        raise ValueError(str(error)[:200]) from error
+        raise ValueError(printable(error)) from error
     if not {"step", "settings", "sha256"} <= texts.keys() or texts["sha256"] != _digest(tensors, texts):
         raise ValueError("its content is not what was written")
     try:
@@ -140,7 +141,7 @@ def _compare(path: Path, before: dict[str, Any], settings: dict[str, Any]) -> No
     """ValueError unless both settings are equal; it says which are not."""
     now = json.loads(json.dumps(settings))
     if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
-        pairs = [f"{key[:40]}: {_short(before.get(key))} then, {_short(now.get(key))} now" for key in changed]
+        pairs = [f"{printable(key, 40)}: {_short(before.get(key))} then, {_short(now.get(key))} now" for key in changed]
         more = f" and {len(pairs) - 8} more" if len(pairs) > 8 else ""
         raise ValueError(
             f"{path} is of a run with other settings ({', '.join(pairs[:8])}{more}); choose another folder for this "
@@ -149,8 +150,7 @@ def _compare(path: Path, before: dict[str, Any], settings: dict[str, Any]) -> No
 
 
 def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return printable(value, 40)
 
 
 def _restore(path: Path, saved: _Saved, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

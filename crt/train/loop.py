@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -13,7 +14,7 @@ from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from crt._files import remove_leftovers
+from crt._files import lock_folder, remove_leftovers
 from crt.data import ImageDataset
 from crt.train.checkpoint import load_checkpoint, save_checkpoint
 from crt.train.crops import Crops, Key, batch_plan
@@ -104,6 +105,22 @@ class Run:
             "data": dataset.digest(),
         }
 
+    @contextmanager
+    def folder(self, out: str | os.PathLike[str]) -> Iterator[Path]:
+        """Makes the folder of the run, and keeps other runs out of it; the main process does this for all.
+
+        Raises:
+            BlockingIOError: another run is writing there; the message says which.
+        """
+        path = Path(out)
+        if not self.accelerator.is_main_process:
+            yield path
+            return
+        path.mkdir(parents=True, exist_ok=True)
+        with lock_folder(path):
+            remove_leftovers(path)
+            yield path
+
     def batches(
         self, plan: list[list[Key]], first: int, total: int, status: Callable[[], str] = lambda: ""
     ) -> Iterable[list[Tensor]]:
@@ -131,7 +148,7 @@ class Run:
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         losses_of: Callable[[Callable[[Tensor], Any], list[Tensor], int], dict[str, Tensor]],
-        out: str | os.PathLike[str],
+        out: Path,
         *,
         after_step: Callable[[int], None] = lambda step: None,
     ) -> None:
@@ -142,7 +159,7 @@ class Run:
             network: the module that is called: ``model``, or one around it.
             optimizer: over the parameters of ``model``, from ``make_optimizer``.
             losses_of: called with the network, a batch and its epoch; returns the losses by name, among them "total".
-            out: folder for checkpoint and log; made if need be.
+            out: folder for checkpoint and log, held by ``folder``.
             after_step: called with the number of steps done after each of them.
 
         Raises:
@@ -151,10 +168,8 @@ class Run:
             OSError: an image that cannot be read, a checkpoint that cannot be written.
             KeyboardInterrupt: with a message that says what is saved and how to resume.
         """
-        recipe, accelerator, out = self.recipe, self.accelerator, Path(out)
+        recipe, accelerator = self.recipe, self.accelerator
         plan = batch_plan(len(self.dataset), recipe.batch_size, recipe.epochs, self.seed)
-        out.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(out)
         checkpoint = out / "checkpoint.safetensors"
         first = saved = load_checkpoint(checkpoint, model, optimizer, self.settings, len(plan))
         model.train()

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -89,12 +88,13 @@ def train_refine(
         return boundary_loss(maps.boundary.float(), maps.displacement.float(), labels, radius=recipe.radius)._asdict()
 
     optimizer = make_optimizer(model.boundary_head.parameters(), model.displacement_head.parameters(), recipe)
-    run.train(model, _Maps(model), optimizer, losses_of, out)
-    model.eval()
-    model.mean_shift += _mean_displacement(run, model, recipe)
-    if run.accelerator.is_main_process:
-        model.save_pretrained(Path(out) / "model")
-    run.accelerator.wait_for_everyone()
+    with run.folder(out) as folder:
+        run.train(model, _Maps(model), optimizer, losses_of, folder)
+        model.eval()
+        model.mean_shift += _mean_displacement(run, model, recipe)
+        if run.accelerator.is_main_process:
+            model.save_pretrained(folder / "model")
+        run.accelerator.wait_for_everyone()
     return model
 
 

@@ -39,7 +39,7 @@ def check_setting(name: str, value: Any) -> Any:
         raise ValueError(f"{name} must be {wanted}, got {_SHORT.repr(value)}.") from None
 
 
-_SHORT = reprlib.Repr()
+_SHORT = reprlib.Repr()  # unlike repr, it never writes out what is long or deep
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
 
@@ -76,8 +76,8 @@ def _choice(*names: str) -> Rule:
 
 def _flag() -> Rule:
     def convert(value: Any) -> bool:
-        _require(isinstance(value, bool) or type(value).__name__ == "bool_")
-        return bool(value)
+        _require(type(value).__name__ in ("bool", "bool_"))
+        return bool(value)  # Python's or numpy's
 
     return Rule(convert, "true or false")
 
