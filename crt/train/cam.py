@@ -130,9 +130,9 @@ def _check(recipe: CAMRecipe, dataset: ImageDataset) -> None:
     """ValueError unless the data set suits the recipe."""
     if not isinstance(recipe, CAMRecipe):
         raise TypeError(f"the CAM stage takes a CAMRecipe, got {type(recipe).__name__}.")
-    if (recipe.mask > 0) != all(sample.mask is not None for sample in dataset.photos):
+    if (recipe.mask > 0) != all(sample.mask is not None for sample in dataset):
         raise ValueError(f"the recipe's weight of masks is {recipe.mask}: masks are needed if it is above 0, else not.")
-    if recipe.single_label and any(len(sample.labels) != 1 for sample in dataset.photos):
+    if recipe.single_label and any(len(sample.labels) != 1 for sample in dataset):
         raise ValueError("the recipe is for images of one class each (single_label); some have more labels.")
 
 
