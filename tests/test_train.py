@@ -79,6 +79,22 @@ def test_it_learns(folder):
     assert torch.equal(again.head.weight, model.head.weight)
 
 
+def test_photos_without_the_class_are_negatives(folder):
+    """With one class, and photos that do not show it, the logit tells which do."""
+    photos = photos_of(folder)
+    red = photos.class_names.index("red")
+    samples = [sample._replace(labels=[0] if red in sample.labels else []) for sample in photos]
+    photos = ImageDataset(samples, ["red"])
+    crops = Crops(photos, QUICK, (0.5,) * 3, (0.5,) * 3, seed=0)
+    assert [crops[0, i][1].tolist() for i in range(24)] == [[float(bool(s.labels))] for s in samples]
+    recipe = dataclasses.replace(QUICK, epochs=20, batch_size=8, lr=2e-3)
+    model = train_cam(tiny_model(["red"]), photos, folder / "run", recipe, workers=0)
+    with torch.no_grad():
+        logits = [float(model(crops[99, i][0][None])) for i in range(24)]
+    right = [(logit > 0) == bool(sample.labels) for logit, sample in zip(logits, samples, strict=True)]
+    assert sum(right) >= 20
+
+
 SCRIPT = """
 import os, sys, torch
 from pathlib import Path
@@ -270,7 +286,7 @@ def test_a_broken_photo_is_named(folder, workers):
 def test_single_labels(folder):
     """Cross entropy on photos of one class; photos of two are refused."""
     recipe = dataclasses.replace(QUICK, single_label=True)
-    with pytest.raises(ValueError, match="one class each"):
+    with pytest.raises(ValueError, match="one class each .*0 of 24 show none of the classes and .* show several"):
         train_cam(tiny_model(["a", "b", "c"]), photos_of(folder), folder / "run", recipe)
     photos = photos_of(folder)
     photos = ImageDataset([p for p in photos.samples if len(p.labels) == 1], photos.class_names)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from crt._messages import printable
 from crt.data import ImageDataset
 from crt.losses import dual_loss, mask_loss
 from crt.models import CRT, CNNBranch, DualBranch, create_model
@@ -130,10 +131,15 @@ def _check(recipe: CAMRecipe, dataset: ImageDataset) -> None:
     """ValueError unless the data set suits the recipe."""
     if not isinstance(recipe, CAMRecipe):
         raise TypeError(f"the CAM stage takes a CAMRecipe, got {type(recipe).__name__}.")
-    if (recipe.mask > 0) != all(sample.mask is not None for sample in dataset):
+    if (recipe.mask > 0) != all(sample.mask is not None for sample in dataset.samples):
         raise ValueError(f"the recipe's weight of masks is {recipe.mask}: masks are needed if it is above 0, else not.")
-    if recipe.single_label and any(len(sample.labels) != 1 for sample in dataset):
-        raise ValueError("the recipe is for images of one class each (single_label); some have more labels.")
+    others = [sample for sample in dataset.samples if len(sample.labels) != 1]
+    if recipe.single_label and others:
+        negatives = sum(not sample.labels for sample in others)
+        raise ValueError(
+            f"the recipe is for images of one class each (single_label=true), but {negatives} of {len(dataset)} show "
+            f"none of the classes and {len(others) - negatives} show several; the first is {printable(others[0].name)}."
+        )
 
 
 def cam_optimizer(model: DualBranch, recipe: CAMRecipe) -> torch.optim.Optimizer:

@@ -78,7 +78,7 @@ def train_refine(
     """
     if not isinstance(recipe, RefineRecipe):
         raise TypeError(f"the refinement stage takes a RefineRecipe, got {type(recipe).__name__}.")
-    if any(sample.mask is None for sample in dataset):
+    if any(sample.mask is None for sample in dataset.samples):
         raise ValueError("the boundary network learns from masks; add them with dataset.with_masks(FOLDER).")
     run = Run(dataset, recipe, model, **options)
 
