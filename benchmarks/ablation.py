@@ -68,7 +68,7 @@ def seeds(model: CRT, photos: Sequence[Sample], tiling: bool) -> Iterator[tuple[
 
 def average_precision(model: CRT, root: Path) -> float:
     """Of `val_animals`, over the classes that occur there."""
-    metric = MultilabelAP()
+    metric = MultilabelAP(model.num_classes)
     for photo in ImageDataset.from_voc(root, "val_animals"):
         image = Image.open(photo.image).convert("RGB").resize((model.tile, model.tile))
         with torch.no_grad():

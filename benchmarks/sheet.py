@@ -52,7 +52,7 @@ def spread(scores: Tensor, count: int, seed: int) -> list[int]:
 def strip(photo: Sample, masks: Sequence[Tensor], height: int, with_photo: bool) -> Image.Image:
     """The masks of a photo side by side, its name, classes and their mIoU above; with photo and truth if asked."""
     truth = torch.from_numpy(load_mask(photo.mask)).long()
-    scores = [mean_iou(confusion_matrix(mask.long(), truth, len(VOC_CLASSES) + 1)) for mask in masks]
+    scores = [mean_iou(confusion_matrix(mask.long(), truth, len(VOC_CLASSES))) for mask in masks]
     text = " > ".join(f"{100 * float(score):.0f}" for score in scores)
     pictures = [paint_mask(mask) for mask in masks]
     if with_photo:

@@ -44,7 +44,7 @@ def each_threshold(photos: list, thresholds: list[float]) -> Tensor:
     confusion = torch.zeros(len(thresholds), CLASSES + 1, CLASSES + 1, dtype=torch.int64)
     for maps, labels, truth in photos:
         for place, threshold in enumerate(thresholds):
-            confusion[place] += confusion_matrix(mask_from_cam(maps, labels, threshold), truth, CLASSES + 1)
+            confusion[place] += confusion_matrix(mask_from_cam(maps, labels, threshold), truth, CLASSES)
     return mean_iou(confusion)
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from crt.cam import CAMExtractor, CAMResult, largest_component
+from crt.cam.functional import min_max
 from crt.data import ImageDataset
 from crt.evaluate import measure_boxes
 from crt.metrics import (
@@ -20,7 +21,6 @@ from crt.metrics import (
     box_iou,
     component_boxes,
     largest_boxes,
-    min_max,
 )
 from crt.refine import PAMR
 

@@ -126,7 +126,7 @@ def test_masks(voc, tmp_path):
     save_mask(np.full((60, 80), 30), tmp_path / "masks/b.png")
     done = run(*measure)
     assert done.exit_code == 2
-    assert "prediction has classes [30]" in done.output and "b.png" in done.output
+    assert "preds has the values 30" in done.output and "b.png" in done.output
     (tmp_path / "masks/b.png").unlink()
     assert "no mask of 'b'" in run(*measure).output
 

@@ -15,6 +15,7 @@ __all__ = [
     "largest_component",
     "mask_from_cam",
     "merge_scales",
+    "min_max",
     "normalise",
     "pooled",
     "reduction",
@@ -78,6 +79,29 @@ def normalise(cam: Tensor) -> Tensor:
              [0.2500, 1.0000]]])
     """
     return cam / (cam.amax(dim=(-2, -1), keepdim=True) + 1e-5)
+
+
+def min_max(cam: Tensor) -> Tensor:
+    """Stretches a map to [0, 1]: its lowest value becomes 0, its highest 1; a constant map becomes zeros.
+
+    Thresholds of boxes are shares of this range, in ``CAMResult.boxes`` as in ``crt.metrics``.
+
+    Args:
+        cam: (H, W) of any scale.
+
+    Returns:
+        (H, W) float32.
+
+    Raises:
+        ValueError: another shape, or NaN or infinite values.
+    """
+    if cam.ndim != 2 or not cam.numel():
+        raise ValueError(f"a map is (H, W), got {tuple(cam.shape)}.")
+    if not torch.isfinite(cam).all():
+        raise ValueError("the map has NaN or infinite values.")
+    cam = cam.float()
+    low, high = cam.min(), cam.max()
+    return (cam - low) / (high - low) if high > low else torch.zeros_like(cam)
 
 
 def pooled(maps: Tensor, share: float = 1.0) -> Tensor:

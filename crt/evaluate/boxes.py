@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from crt.cam.functional import min_max
 from crt.data import ImageDataset
 from crt.evaluate.seeds import Progress, decoded, silent
-from crt.metrics import BoxCurve, Localisation, best_overlaps, component_boxes, largest_boxes, min_max
+from crt.metrics import BoxCurve, Localisation, best_overlaps, component_boxes, largest_boxes
 
 __all__ = ["BoxReport", "measure_boxes"]
 

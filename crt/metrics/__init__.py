@@ -5,7 +5,7 @@ over several processes.  ``crt.evaluate`` measures whole lists with them.
 """
 
 from crt.metrics.boundary_iou import BoundaryIoU, boundary_counts, boundary_pixels
-from crt.metrics.boxes import BoxCurve, best_overlaps, box_iou, component_boxes, largest_boxes, min_max
+from crt.metrics.boxes import BoxCurve, best_overlaps, box_iou, component_boxes, largest_boxes
 from crt.metrics.localisation import Localisation
 from crt.metrics.mask_iou import MaskIoU, confusion_matrix, error_rates, iou_per_class, mean_iou
 from crt.metrics.multilabel_ap import MultilabelAP, average_precision
@@ -29,7 +29,6 @@ __all__ = [
     "iou_per_class",
     "largest_boxes",
     "mean_iou",
-    "min_max",
     "seed_confusion",
     "seed_histogram",
 ]

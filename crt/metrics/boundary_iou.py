@@ -11,10 +11,10 @@ __all__ = ["BoundaryIoU", "boundary_counts", "boundary_pixels"]
 
 
 def boundary_pixels(mask: Tensor, *, ratio: float = 0.02) -> Tensor:
-    """The pixels of each class within d of another class or of the picture's border.
+    """Finds the pixels of each class within d of another class or of the image border.
 
-    The distance is that of a square window, as in the authors' erosions; d = ``ratio`` of the picture's diagonal,
-    rounded, at least one pixel.
+    The distance is that of a square window, as in the authors' erosions; d = ``ratio`` of the image diagonal, rounded,
+    at least one pixel.
 
     Args:
         mask: (H, W) integers, not negative.
@@ -22,6 +22,11 @@ def boundary_pixels(mask: Tensor, *, ratio: float = 0.02) -> Tensor:
 
     Returns:
         (H, W) bool.
+
+    >>> boundary_pixels(torch.ones(3, 4, dtype=torch.long)).int()
+    tensor([[1, 1, 1, 1],
+            [1, 0, 0, 1],
+            [1, 1, 1, 1]], dtype=torch.int32)
     """
     height, width = mask.shape
     reach = max(1, round(ratio * (height**2 + width**2) ** 0.5))
@@ -35,60 +40,68 @@ def boundary_pixels(mask: Tensor, *, ratio: float = 0.02) -> Tensor:
 
 
 def boundary_counts(
-    prediction: Tensor, truth: Tensor, classes: int, *, ratio: float = 0.02, ignore: int = 255
+    preds: Tensor, target: Tensor, num_classes: int, *, ratio: float = 0.02, ignore_index: int = 255
 ) -> Tensor:
-    """Intersection and union of the classes' boundary pixels in one photo.
+    """Counts intersection and union of the classes' boundary pixels in one image.
 
-    Where the truth is to be ignored the prediction is as well, before boundaries are taken: a prediction that is right
+    Where the target is ignored the prediction is as well, before boundaries are taken: a prediction that is right
     everywhere else then scores 1.
 
     Args:
-        prediction: (H, W) integers from 0 to C - 1 where the truth counts.
-        truth: (H, W) integers from 0 to C - 1, or ``ignore``.
-        classes: C, background included.
+        preds: (H, W) integers from 0 to K wherever the target counts.
+        target: (H, W) integers from 0 to K, or ``ignore_index``.
+        num_classes: K, without background.
         ratio: see ``boundary_pixels``.
-        ignore: value in the truth of pixels that do not count.
+        ignore_index: value of target pixels that do not count.
 
     Returns:
-        (2, C) int64.
+        (2, K + 1) int64.
 
     Raises:
-        ValueError: the shapes differ, or a class is beyond C - 1.
+        ValueError: the shapes differ, or a class is beyond K.
     """
-    confusion_matrix(prediction, truth, classes, ignore=ignore)  # for its checks
-    truth = truth.long()
-    counted, inner = truth != ignore, truth.new_tensor(classes)
-    both = torch.where(counted, prediction.long(), ignore), truth
-    predicted, true = (torch.where(boundary_pixels(mask, ratio=ratio), mask, inner)[counted] for mask in both)
-    # What is to be ignored is left out already: none is -1.
-    counts = confusion_matrix(predicted, true, classes + 1, ignore=-1)
+    confusion_matrix(preds, target, num_classes, ignore_index=ignore_index)  # for its checks
+    target = target.long()
+    counted, inner = target != ignore_index, target.new_tensor(num_classes + 1)
+    both = torch.where(counted, preds.long(), ignore_index), target
+    seen, true = (torch.where(boundary_pixels(mask, ratio=ratio), mask, inner)[counted] for mask in both)
+    # Ignored pixels are left out already: none is -1.
+    counts = confusion_matrix(seen, true, num_classes + 1, ignore_index=-1)
     hits = counts.diagonal()
-    return torch.stack([hits, counts.sum(dim=0) + counts.sum(dim=1) - hits])[:, :classes]
+    return torch.stack([hits, counts.sum(dim=0) + counts.sum(dim=1) - hits])[:, :-1]
 
 
 class BoundaryIoU(Counts):
-    """Boundary IoU (Cheng et al., CVPR 2021) of masks of classes: counts are summed over all photos, class by class.
+    """Boundary IoU of masks of classes: counts are summed over all images, class by class.
 
     Args:
-        num_classes: number of foreground classes K; masks hold 0 = background to K.
-        ratio: how far from an outline counts, as a share of the photo's diagonal.
-        ignore: value in the truth of pixels that do not count.
+        num_classes: K, without background.
+        ratio: how far from an outline counts, as a share of the image diagonal.
+        ignore_index: value of target pixels that do not count.
+
+    >>> target = torch.zeros(20, 20, dtype=torch.long)
+    >>> target[5:15, 5:15] = 1
+    >>> metric = BoundaryIoU(num_classes=1)
+    >>> metric.update(target.roll(1, dims=0), target)
+    >>> metric.compute()["iou"].round(decimals=2).tolist()
+    [0.69, 0.33]
     """
 
     counts: Tensor
 
-    def __init__(self, num_classes: int, *, ratio: float = 0.02, ignore: int = 255) -> None:
+    def __init__(self, num_classes: int, *, ratio: float = 0.02, ignore_index: int = 255) -> None:
         super().__init__()
         if not 0 < ratio < 1:
             raise ValueError(f"ratio must be above 0 and below 1, got {ratio}.")
-        self.classes, self.ratio, self.ignore = num_classes + 1, ratio, ignore
-        self.add_counts("counts", 2, self.classes)
-        self.add_settings(ratio, ignore)
+        self.num_classes, self.ratio, self.ignore_index = num_classes, ratio, ignore_index
+        self.add_counts("counts", 2, num_classes + 1)
+        self.add_settings(ratio, ignore_index)
 
-    def update(self, prediction: Tensor, truth: Tensor) -> None:
-        """Adds a photo: (H, W) integers each, as in ``boundary_counts``."""
-        prediction, truth = prediction.to(self.device), truth.to(self.device)
-        self.counts += boundary_counts(prediction, truth, self.classes, ratio=self.ratio, ignore=self.ignore)
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Adds an image: (H, W) integers each, as in ``boundary_counts``."""
+        preds, target = preds.to(self.device), target.to(self.device)
+        settings = {"ratio": self.ratio, "ignore_index": self.ignore_index}
+        self.counts += boundary_counts(preds, target, self.num_classes, **settings)
 
     def compute(self) -> dict[str, Tensor]:
         """``iou``, (K + 1,), NaN for a class that does not occur; ``miou``, the mean over those that do."""

@@ -17,9 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from crt.cam.functional import min_max
 from crt.metrics._counts import Counts, rising_thresholds
 
-__all__ = ["BoxCurve", "Components", "best_overlaps", "box_iou", "component_boxes", "largest_boxes", "min_max"]
+__all__ = ["BoxCurve", "Components", "best_overlaps", "box_iou", "component_boxes", "largest_boxes"]
 
 
 class Components(NamedTuple):
@@ -36,30 +37,15 @@ class Components(NamedTuple):
     boxes: Tensor
 
 
-def min_max(cam: Tensor) -> Tensor:
-    """(H, W) of any scale -> float32 in [0, 1], its lowest value 0 and its highest 1; a constant map becomes zeros.
-
-    Raises:
-        ValueError: another shape, or NaN or infinite values.
-    """
-    if cam.ndim != 2 or not cam.numel():
-        raise ValueError(f"a map is (H, W), got {tuple(cam.shape)}.")
-    if not torch.isfinite(cam).all():
-        raise ValueError("the map has NaN or infinite values.")
-    cam = cam.float()
-    low, high = cam.min(), cam.max()
-    return (cam - low) / (high - low) if high > low else torch.zeros_like(cam)
-
-
 def component_boxes(cam: Tensor, thresholds: Tensor) -> Components:
-    """The components of the pixels that reach each threshold.
+    """Finds the components of the pixels that reach each threshold.
 
     Args:
         cam: (H, W).
         thresholds: (T,), rising.
 
     Returns:
-        Those of each threshold in reading order of their last pixels.
+        The components, threshold by threshold; those of one threshold in row-major order of their last pixels.
 
     >>> component_boxes(torch.tensor([[0.9, 0.2, 0.0, 0.5]]), torch.tensor([0.1, 0.4])).boxes.tolist()
     [[0, 0, 2, 1], [3, 0, 4, 1], [0, 0, 1, 1], [3, 0, 4, 1]]
@@ -85,7 +71,7 @@ def component_boxes(cam: Tensor, thresholds: Tensor) -> Components:
 
 
 def largest_boxes(components: Components, thresholds: int) -> Tensor:
-    """The box of the component of most pixels at each threshold, the first of the list among equals.
+    """Takes the box of the largest component at each threshold, the first of the list among equals.
 
     Returns:
         (T, 4) int64, XYXY; zeros where no pixel reaches the threshold.
@@ -100,7 +86,9 @@ def largest_boxes(components: Components, thresholds: int) -> Tensor:
 
 
 def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of areas: (n, 4) and (m, 4) XYXY -> (n, m) float64; 0 between empty boxes.
+    """Computes intersection over union: (n, 4) and (m, 4) XYXY -> (n, m) float64; 0 between empty boxes.
+
+    As ``torchvision.ops.box_iou`` in float64; torchvision is not among this library's core dependencies.
 
     >>> box_iou(torch.tensor([[0, 0, 2, 2]]), torch.tensor([[1, 0, 3, 2], [2, 0, 3, 2]]))
     tensor([[0.3333, 0.0000]], dtype=torch.float64)
@@ -111,12 +99,12 @@ def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
     return torch.where(union > 0, both / union, 0.0)
 
 
-def best_overlaps(cam: Tensor, truth: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
-    """How well the boxes of a map fit the ground truth, at each threshold.
+def best_overlaps(cam: Tensor, target: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
+    """Measures how well the boxes of a map fit the true ones, at each threshold.
 
     Args:
         cam: (H, W) of any scale; brought to [0, 1] by ``min_max``.
-        truth: (m, 4) XYXY in pixels of the map, m at least 1; the best fitting one counts.
+        target: (m, 4) XYXY in pixels of the map, m at least 1; the best fitting one counts.
         thresholds: (T,), rising; a pixel belongs to the object if it reaches the threshold.
 
     Returns:
@@ -126,12 +114,13 @@ def best_overlaps(cam: Tensor, truth: Tensor, thresholds: Tensor) -> tuple[Tenso
     Raises:
         ValueError: not a map; no box, or one whose x1, y1 do not exceed x0, y0.
     """
-    right = truth.ndim == 2 and truth.shape[1:] == (4,) and len(truth) and bool(torch.isfinite(truth).all())
-    if not right or (truth[:, 2:] <= truth[:, :2]).any():
-        raise ValueError(f"expected (m, 4) boxes x0, y0, x1, y1 with x1 > x0 and y1 > y0, got {truth.tolist()}.")
+    right = target.ndim == 2 and target.shape[1:] == (4,) and len(target) and bool(torch.isfinite(target).all())
+    if not right or (target[:, 2:] <= target[:, :2]).any():
+        shown = f"{target[:3].tolist()}{' ...' if len(target) > 3 else ''}" if target.ndim else target.item()
+        raise ValueError(f"expected (m, 4) boxes x0, y0, x1, y1 with x1 > x0 and y1 > y0, got {shown}.")
     components = component_boxes(min_max(cam), thresholds)
-    largest = box_iou(largest_boxes(components, len(thresholds)), truth).amax(dim=1)
-    overlaps = box_iou(components.boxes, truth).amax(dim=1)
+    largest = box_iou(largest_boxes(components, len(thresholds)), target).amax(dim=1)
+    overlaps = box_iou(components.boxes, target).amax(dim=1)
     every = overlaps.new_zeros(len(thresholds)).scatter_reduce(0, components.levels, overlaps, "amax")
     return largest, every
 
@@ -139,20 +128,25 @@ def best_overlaps(cam: Tensor, truth: Tensor, thresholds: Tensor) -> tuple[Tenso
 class BoxCurve(Counts):
     """MaxBoxAcc and MaxBoxAccV2 (Choe et al., CVPR 2020), and the curves over thresholds that they are the peaks of.
 
-    A photo's box is right if it overlaps one of the true boxes at the IoU or more.  MaxBoxAcc takes the box of the
+    An image's box is right if it overlaps one of the true boxes at the IoU or more.  MaxBoxAcc takes the box of the
     largest component, V2 the best of all components' boxes and the mean over the IoUs; both the threshold that is best
     on the list.
 
     Args:
         thresholds: rising, 0 to 1, of maps brought to [0, 1]; None takes 0, 0.01, ..., 0.99.
         ious: overlaps that count as found.
+
+    >>> metric = BoxCurve([0.25, 0.75], ious=[0.5])
+    >>> metric.update(torch.tensor([[0.0, 0.5, 1.0, 0.0]]), torch.tensor([[1, 0, 3, 1]]))
+    >>> metric.compute()["box_acc"].flatten().tolist()
+    [1.0, 1.0]
     """
 
     thresholds: Tensor
     ious: Tensor
     largest: Tensor
     every: Tensor
-    photos: Tensor
+    images: Tensor
 
     def __init__(self, thresholds: Sequence[float] | None = None, *, ious: Sequence[float] = (0.3, 0.5, 0.7)) -> None:
         super().__init__()
@@ -163,23 +157,23 @@ class BoxCurve(Counts):
         self.register_buffer("ious", torch.tensor(ious, dtype=torch.float64), persistent=False)
         for name in ("largest", "every"):
             self.add_counts(name, len(thresholds), len(ious))
-        self.add_counts("photos")
+        self.add_counts("images")
         self.add_settings(*thresholds, *ious)
 
-    def update(self, cam: Tensor, truth: Tensor) -> None:
-        """Adds a photo: (H, W), the map of its true class, and (m, 4) boxes, XYXY in pixels of the map."""
-        largest, every = best_overlaps(cam.to(self.device), truth.to(self.device), self.thresholds)
+    def update(self, cam: Tensor, target: Tensor) -> None:
+        """Adds an image: (H, W), the map of its true class, and (m, 4) boxes, XYXY in pixels of the map."""
+        largest, every = best_overlaps(cam.to(self.device), target.to(self.device), self.thresholds)
         self.largest += largest[:, None] >= self.ious
         self.every += every[:, None] >= self.ious
-        self.photos += 1
+        self.images += 1
 
     def compute(self) -> dict[str, Tensor]:
-        """Shares of the photos, in [0, 1].
+        """Shares of the images, in [0, 1].
 
         ``max_box_acc`` (D,) at each of the IoUs and ``max_box_acc_v2``; ``threshold`` (D,), where the first is reached;
         ``box_acc`` and ``box_acc_v2`` (T, D), the curves.
         """
-        box_acc, box_acc_v2 = self.largest.double() / self.photos, self.every.double() / self.photos
+        box_acc, box_acc_v2 = self.largest.double() / self.images, self.every.double() / self.images
         highest = box_acc.max(dim=0)
         return {
             "max_box_acc": highest.values,

@@ -10,20 +10,26 @@ __all__ = ["Localisation"]
 
 
 class Localisation(Counts):
-    """Top-1 and Top-5 localisation and GT-known at a given threshold, for photos of one class each.
+    """Top-1 and Top-5 localisation and GT-known at a given threshold, for images of one class each.
 
-    A photo is localised if the box around the largest component of the map of its true class overlaps one of its true
+    An image is localised if the box around the largest component of the map of its true class overlaps one of its true
     boxes at IoU ``iou`` or more (GT-known), and its class is among the k highest of the model's own classification
     (Top-k).  Classes that score the same as the true one stand before it.
 
     Args:
         threshold: share of the map's range, from its lowest value to its highest, that belongs to the object.
         iou: overlap that counts as found.
+
+    >>> metric = Localisation(threshold=0.4)
+    >>> cam, box = torch.tensor([[0.0, 0.5, 1.0, 0.0]]), torch.tensor([[1, 0, 3, 1]])
+    >>> metric.update(cam, box, logits=torch.tensor([0.2, 0.7]), label=0)
+    >>> {name: value.item() for name, value in metric.compute().items()}
+    {'gt_known': 1.0, 'top1_loc': 0.0, 'top5_loc': 1.0, 'top1_cls': 0.0, 'top5_cls': 1.0}
     """
 
     threshold: Tensor
     hits: Tensor
-    photos: Tensor
+    images: Tensor
     names = ("gt_known", "top1_loc", "top5_loc", "top1_cls", "top5_cls")
 
     def __init__(self, threshold: float, *, iou: float = 0.5) -> None:
@@ -33,15 +39,15 @@ class Localisation(Counts):
         self.register_buffer("threshold", torch.tensor([threshold]), persistent=False)
         self.iou = iou
         self.add_counts("hits", len(self.names))
-        self.add_counts("photos")
+        self.add_counts("images")
         self.add_settings(threshold, iou)
 
-    def update(self, cam: Tensor, truth: Tensor, logits: Tensor, label: int) -> None:
-        """Adds a photo.
+    def update(self, cam: Tensor, target: Tensor, logits: Tensor, label: int) -> None:
+        """Adds an image.
 
         Args:
             cam: (H, W), the map of the true class.
-            truth: (m, 4) boxes, XYXY in pixels of the map; see ``crt.metrics.boxes``.
+            target: (m, 4) boxes, XYXY in pixels of the map; see ``crt.metrics.boxes``.
             logits: (K,) of the model.
             label: the true class.
 
@@ -52,13 +58,13 @@ class Localisation(Counts):
             raise ValueError(f"expected (K,) logits and a label below K, got {tuple(logits.shape)} and {label}.")
         if logits.isnan().any():
             raise ValueError("the logits have NaN values.")
-        overlap, _ = best_overlaps(cam.to(self.device), truth.to(self.device), self.threshold)
+        overlap, _ = best_overlaps(cam.to(self.device), target.to(self.device), self.threshold)
         found = bool(overlap[0] >= self.iou)
         rank = int((logits >= logits[label]).sum()) - 1
         outcome = [found, found and rank < 1, found and rank < 5, rank < 1, rank < 5]
         self.hits += torch.tensor(outcome, device=self.device)
-        self.photos += 1
+        self.images += 1
 
     def compute(self) -> dict[str, Tensor]:
-        """Shares of the photos, in [0, 1], by ``names``: localisation (loc) and classification (cls)."""
-        return dict(zip(self.names, self.hits.double() / self.photos, strict=True))
+        """Shares of the images, in [0, 1], by ``names``: localisation (loc) and classification (cls)."""
+        return dict(zip(self.names, self.hits.double() / self.images, strict=True))
