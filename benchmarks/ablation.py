@@ -22,6 +22,8 @@ from PIL import Image
 from crt.cam import PRESETS, CAMExtractor
 from crt.data import ImageDataset, Sample
 from crt.evaluate import seeds_of_model, write_record
+from crt.images import normalize, to_tensor
+from crt.labels import to_multi_hot
 from crt.metrics import MultilabelAP
 from crt.models import CRT
 from crt.train import CAMRecipe, build_branches, make_recipe
@@ -72,8 +74,8 @@ def average_precision(model: CRT, root: Path) -> float:
     for photo in ImageDataset.from_voc(root, "val_animals"):
         image = Image.open(photo.image).convert("RGB").resize((model.tile, model.tile))
         with torch.no_grad():
-            logits = model(model.normalised(model.photos(image)[0])[None])
-        metric.update(logits, model.multi_hot([photo.labels], 1))
+            logits = model(normalize(to_tensor(image).to(model.device), model.mean, model.std)[None])
+        metric.update(logits, to_multi_hot(photo.labels, 1, model.num_classes))
     return float(metric.compute()["map"])
 
 

@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from crt.cam import CAMExtractor
 from crt.evaluate import write_record
+from crt.images import normalize
 
 GROUPS = {  # operators by their first letters
     "matrix products of the blocks": ("aten::addmm", "mkl::", "mkldnn::_linear", "aten::linear"),
@@ -69,7 +70,7 @@ def main(
     factors, photo = tuple(float(scale) for scale in scales.split(",")), photo_of(375, 500).to(device)
     network, compiled = build(model, passes, device), build(model, passes, device)
     compiled.compile()
-    image = network.normalised(photo)
+    image = normalize(photo, network.mean, network.std)
     plain = partial(plain_cam, network, image, LABELS[0], factors)
     extractors = {n: CAMExtractor(network, scales=factors, batch_size=n) for n in (4, 16, 64, 10**6)}
     ours_16 = partial(ours, extractors[16], photo, device)

@@ -23,6 +23,7 @@ from torch import Tensor
 import crt
 from crt.cam import PRESETS, CAMExtractor
 from crt.evaluate import write_record
+from crt.images import normalize
 
 LABELS = [[7, 11]]
 TRIED = (8, 16, 32)  # batches of tiles for timm's own forward
@@ -50,7 +51,7 @@ def ours(extractor: CAMExtractor, photo: Tensor, device: str, bf16: bool = False
 
 
 def plain(model: Any, photo: Tensor, scales: tuple[float, ...]) -> Tensor:
-    return plain_cam(model, model.normalised(photo.to(model.device)), LABELS[0], scales)
+    return plain_cam(model, normalize(photo.to(model.device), model.mean, model.std), LABELS[0], scales)
 
 
 @torch.no_grad()
@@ -95,7 +96,7 @@ def equality(name: str, device: str) -> list[dict[str, Any]]:
     photo, rows = photo_of(300, 365), []
     for passes, align in CHECKS:
         model = build(name, passes, device)
-        image = model.normalised(photo.to(device))
+        image = normalize(photo.to(device), model.mean, model.std)
         if align == "exact":
             found = ours(CAMExtractor(model, scales=(0.5, 1.0)), photo.to(device), device)
             wanted = plain(model, photo, (0.5, 1.0))

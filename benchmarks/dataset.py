@@ -23,6 +23,7 @@ import crt
 from crt.cam import PRESETS, CAMExtractor, CAMResult
 from crt.data import ImageDataset, load_mask, save_mask
 from crt.evaluate import write_record
+from crt.images import open_image
 
 PART = 20  # photos between two turns
 
@@ -45,7 +46,7 @@ def one_by_one(extractor: CAMExtractor, photos: list[Any], folder: Path) -> None
 
 def read(extractor: CAMExtractor, photos: list[Any]) -> None:
     for photo in photos:
-        extractor.model.photos(Image.open(photo.image))
+        open_image(photo.image)
 
 
 def rewrite(photos: list[Any], folder: Path) -> None:

@@ -28,10 +28,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 import crt
-from crt.cam import PRESETS, CAMExtractor, CAMResult, normalise
-from crt.cam.functional import resize
+from crt.cam import PRESETS, CAMExtractor, CAMResult, normalize_cam
 from crt.data import load_mask
 from crt.evaluate import seen_by, write_record
+from crt.images import resize, to_tensor
 
 RECORDS = Path(__file__).parents[1] / "docs" / "records"
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "chelsea.jpg"
@@ -64,7 +64,7 @@ def refined(result: CAMResult, refiner: str, modules: dict[str, nn.Module], done
             (after,) = modules[part](result.pixels[None], maps[None])
             done[so_far] = after, seconds + time.perf_counter() - begun
         maps, seconds = done[so_far]
-    return (maps if refiner == SEED else normalise(maps)), seconds
+    return (maps if refiner == SEED else normalize_cam(maps)), seconds
 
 
 def measure(
@@ -98,7 +98,7 @@ def print_peak(refiner: str, model: str, size: str) -> None:
     height, width = (int(side) for side in size.split(","))
     network = crt.create_model(model, pretrained=True)
     module = crt.create_refiner(refiner, pretrained=True, model=network)
-    photo = network.photos([Image.open(PHOTO).convert("RGB").resize((width, height))])[0][None]
+    photo = to_tensor(Image.open(PHOTO).convert("RGB").resize((width, height)), device=network.device)[None]
     coarse = torch.rand(2, 12, 16, generator=torch.Generator().manual_seed(0))
     maps = resize(coarse, (height, width))[None]
     with torch.autocast("cpu", dtype=torch.bfloat16):

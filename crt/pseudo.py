@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from crt._files import remove_leftovers, whole_file
 from crt.cam import CAMExtractor, CAMResult, mask_from_cam
 from crt.data import ImageDataset, Sample, save_mask
+from crt.images import open_image
 
 __all__ = ["PseudoReport", "make_pseudo_masks"]
 
@@ -143,8 +143,7 @@ def _opened(
             failed.append((str(photo.image), "it has no labels"))
             continue
         try:
-            with Image.open(photo.image) as file:
-                (pixels,) = extractor.model.photos([file])
+            pixels = open_image(photo.image)
             digest = _sha256(photo.image)
         except Exception as error:  # decoders raise what they like, and memory may be short
             failed.append((str(photo.image), f"it cannot be read as a photo ({type(error).__name__}: {error})"))

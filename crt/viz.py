@@ -23,7 +23,7 @@ from crt._draw import (
     rescale,
     write_tag,
 )
-from crt.data.masks import palette
+from crt.masks import palette
 
 __all__ = [
     "class_color",

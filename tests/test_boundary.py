@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import crt
+from crt.cam.paths import line
 from crt.models import BoundaryNet
 from crt.refine import (
     RandomWalk,
@@ -18,7 +19,6 @@ from crt.refine import (
     pair_kinds,
     path_affinity,
 )
-from crt.refine.affinity import line
 
 TINY = "mobilenetv3_small_050"
 

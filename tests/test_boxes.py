@@ -14,6 +14,7 @@ from crt.cam import CAMExtractor, CAMResult, largest_component
 from crt.cam.functional import min_max
 from crt.data import ImageDataset
 from crt.evaluate import measure_boxes
+from crt.images import normalize, to_tensor
 from crt.metrics import (
     BoxCurve,
     Localisation,
@@ -250,7 +251,7 @@ def test_a_list_is_measured_as_its_photos_are(tiny, cub, square, refiner):
         seen = image.resize((square, square), Image.Resampling.BILINEAR) if square else image
         name = data.class_names[photo.labels[0]]
         truth = np.array(photo.boxes) * ([seen.width / image.width, seen.height / image.height] * 2)
-        views = torch.stack([tiny.normalised(tiny.photos(seen)[0])] * 2)
+        views = torch.stack([normalize(to_tensor(seen), tiny.mean, tiny.std)] * 2)
         views[1] = views[1].flip(-1)
         with torch.no_grad():
             logits = tiny(views).mean(dim=0)

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch.nn import functional as F
 
-from crt.cam import CAMExtractor, class_attention, merge_scales, normalise
+from crt.cam import CAMExtractor, class_attention, merge_scales, normalize_cam
 from crt.models import CRT
 
 from .conftest import TINY
@@ -85,7 +85,7 @@ def test_scales_and_mirror_are_summed(model, photo):
     parts = [model.cam(x, [1], scales=(s,), flip=False, normalize=False) for s in (0.5, 1.0)]
     parts += [model.cam(x.flip(-1), [1], scales=(s,), flip=False, normalize=False).flip(-1) for s in (0.5, 1.0)]
     torch.testing.assert_close(whole, sum(parts), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model.cam(x, [1], scales=(0.5, 1.0)), normalise(whole))
+    torch.testing.assert_close(model.cam(x, [1], scales=(0.5, 1.0)), normalize_cam(whole))
 
 
 def test_one_tile_is_attention_times_class_map(model):
@@ -203,12 +203,12 @@ def test_without_labels_the_predicted_classes_are_shown(model, photo):
 
 def test_photos_of_different_sizes_lie_in_the_corner(model):
     photos = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8) for h, w in [(40, 90), (70, 30)]]
-    cams = model.cam(photos, ["cat", "dog"])
+    cams = model.cam(photos, [["cat"], ["dog"]])
     assert cams.shape == (2, 5, 70, 90)
     torch.testing.assert_close(cams[0, :, :40], model.cam(photos[0], "cat")[0], rtol=1e-4, atol=1e-5)
     assert not cams[0, :, 40:].any()
     assert not cams[1, :, :, 30:].any()
-    assert model.cam(photos, ["cat", "dog"], size=(24, 36)).shape == (2, 5, 24, 36)
+    assert model.cam(photos, [["cat"], ["dog"]], size=(24, 36)).shape == (2, 5, 24, 36)
 
 
 def test_a_large_photo_is_seen_reduced(model):

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crt.cam import PRESETS, CAMExtractor, cut, merge, resize, snapped_size
+from crt.cam import PRESETS, CAMExtractor, cut, merge, snapped_size
+from crt.images import normalize, resize
 from crt.models import CRT
 
 from .conftest import TINY
@@ -19,7 +20,7 @@ from .conftest import TINY
 @pytest.mark.parametrize("stride", [16, 48, 64])
 def test_tiles_at_another_stride(tiny, photo, stride):
     """Against tiles cut, computed and merged by hand; 64 is the tile."""
-    x = resize(tiny.normalised(photo), snapped_size(100, 150, 1.0, 16), antialias=True)[None]
+    x = resize(normalize(photo, tiny.mean, tiny.std), snapped_size(100, 150, 1.0, 16), antialias=True)[None]
     maps, attention = tiny.tile_maps(cut(x, 64, stride))
     expected = merge(maps * attention, (7, 10), 4, stride // 16).relu()[0]
     cam = tiny.cam(photo, [0, 3], flip=False, stride=stride, normalize=False, size=(7, 10))[0]
@@ -110,7 +111,7 @@ def test_equals_the_plain_baseline(photo, num_passes, attention_power):
     spec.loader.exec_module(baseline)
     settings = {"num_passes": num_passes, "attention_power": attention_power, **TINY}
     model = CRT("vit_tiny_patch16_224", num_classes=5, **settings).eval()
-    expected = baseline.plain_cam(model, model.normalised(photo), [0, 3], (0.3, 1.0, 1.7))
+    expected = baseline.plain_cam(model, normalize(photo, model.mean, model.std), [0, 3], (0.3, 1.0, 1.7))
     (result,) = CAMExtractor(model, scales=(0.3, 1.0, 1.7), batch_size=7)(photo, [[0, 3]])
     torch.testing.assert_close(result.maps, expected, rtol=1e-4, atol=1e-5)
 
@@ -119,7 +120,7 @@ def test_equals_the_plain_baseline(photo, num_passes, attention_power):
 def test_the_compiled_model_has_the_same_cams(tiny, photo):
     """Also when the blocks were first compiled for ``forward``, which asks for no attention."""
     torch.compiler.reset()
-    x, keys = tiny.normalised(photo)[None], list(tiny.state_dict())
+    x, keys = normalize(photo, tiny.mean, tiny.std)[None], list(tiny.state_dict())
     logits, expected = tiny(x).detach(), tiny.cam(photo, [0, 3])
     torch._dynamo.utils.counters.clear()
     tiny.compile()

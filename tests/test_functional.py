@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from crt.cam import largest_component, mask_from_cam, merge_scales, normalise, pooled, snapped_size
+from crt.cam import largest_component, mask_from_cam, merge_scales, normalize_cam, pool_maps, snapped_size
 
 
 def test_normalise_divides_by_the_maximum_and_keeps_zero():
     cam = torch.stack([torch.tensor([[0.0, 2.0], [1.0, 4.0]]), torch.zeros(2, 2)])
-    torch.testing.assert_close(normalise(cam)[0], cam[0] / 4, rtol=1e-5, atol=1e-5)
-    assert torch.equal(normalise(cam)[1], torch.zeros(2, 2))
-    assert normalise(1e6 * cam).max() <= 1
+    torch.testing.assert_close(normalize_cam(cam)[0], cam[0] / 4, rtol=1e-5, atol=1e-5)
+    assert torch.equal(normalize_cam(cam)[1], torch.zeros(2, 2))
+    assert normalize_cam(1e6 * cam).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -99,5 +99,5 @@ def test_largest_component_follows_a_long_spiral():
 def test_pooled_is_the_mean_of_the_highest(share, count):
     maps = torch.randn(2, 3, 3, 4)
     torch.testing.assert_close(
-        pooled(maps, share), maps.flatten(2).sort(-1, descending=True).values[..., :count].mean(-1)
+        pool_maps(maps, share), maps.flatten(2).sort(-1, descending=True).values[..., :count].mean(-1)
     )

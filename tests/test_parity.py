@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from crt.cam import merge_scales, normalise
+from crt.cam import merge_scales, normalize_cam
 from crt.models import CRT
 
 from .conftest import GOLDEN
@@ -43,8 +43,8 @@ def test_multi_scale_merge():
     maps = [golden[f"scale{i}"][golden["labels"]] for i in range(3)]
     height, width = golden["size"].tolist()
     strided = ((height - 1) // 4 + 1, (width - 1) // 4 + 1)
-    assert_agrees(normalise(merge_scales(maps, strided)), golden["cam"])
-    assert_agrees(normalise(merge_scales(maps, (height, width), align="reference")), golden["high_res"])
+    assert_agrees(normalize_cam(merge_scales(maps, strided)), golden["cam"])
+    assert_agrees(normalize_cam(merge_scales(maps, (height, width), align="reference")), golden["high_res"])
 
 
 def test_architecture_is_read_off_the_shapes(golden, reference):

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from crt.cli import app
 from crt.data import ImageDataset
+from crt.images import normalize, open_image
 from crt.models import CRT, DualBranch
 from crt.train import RECIPES, CAMRecipe, build_branches, make_recipe, train_cam
 from crt.train.crops import Crops, batch_plan
@@ -71,7 +72,7 @@ def test_it_learns(folder):
     right = 0
     for photo in photos:
         with torch.no_grad():
-            logits = model(model.normalised(model.photos(Image.open(photo.image))[0])[None])[0]
+            logits = model(normalize(open_image(photo.image), model.mean, model.std)[None])[0]
         right += (logits > 0).nonzero().flatten().tolist() == photo.labels
     assert right >= 20
     again = CRT.from_pretrained(folder / "run/model")
@@ -292,7 +293,7 @@ def test_single_labels(folder):
     photos = ImageDataset([p for p in photos.samples if len(p.labels) == 1], photos.class_names)
     recipe = dataclasses.replace(recipe, epochs=25, lr=2e-3)
     model = train_cam(tiny_model(photos.class_names), photos, folder / "run", recipe, workers=0)
-    logits = [model(model.normalised(model.photos(Image.open(p.image))[0])[None])[0] for p in photos.samples]
+    logits = [model(normalize(open_image(p.image), model.mean, model.std)[None])[0] for p in photos.samples]
     right = [int(scores.argmax()) == p.labels[0] for scores, p in zip(logits, photos.samples, strict=True)]
     assert sum(right) >= 0.8 * len(right)
 

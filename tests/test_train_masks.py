@@ -11,6 +11,7 @@ pytest.importorskip("accelerate", reason="needs the extra `train`")
 
 from crt.cam import CAMExtractor
 from crt.data import save_mask
+from crt.images import normalize, open_image
 from crt.losses.masks import STRIDE, mask_loss
 from crt.metrics import SeedCurve
 from crt.train import CAMRecipe, build_branches, make_recipe, train_cam
@@ -94,7 +95,7 @@ def test_a_round_on_masks_finds_the_squares(masked, folder):  # noqa: F811
     for photo, result in zip(masked, results, strict=True):
         curve.update(result.maps, result.labels, torch.from_numpy(np.array(Image.open(photo.mask))))
     assert curve.best()[1] > 0.6
-    logits = torch.stack([trained(trained.normalised(trained.photos(Image.open(p.image))[0])[None])[0] for p in masked])
+    logits = torch.stack([trained(normalize(open_image(p.image), trained.mean, trained.std)[None])[0] for p in masked])
     truth = torch.tensor([[i in p.labels for i in range(3)] for p in masked])
     assert ((logits > 0) == truth).float().mean() > 0.85
 

@@ -1,8 +1,9 @@
 """Tensors in, class activation maps out."""
 
 from crt.cam.attention import class_attention, patch_attention
-from crt.cam.extract import CAMExtractor, CAMModel
-from crt.cam.functional import largest_component, mask_from_cam, merge_scales, normalise, pooled, resize, snapped_size
+from crt.cam.extractor import CAMExtractor, CAMModel
+from crt.cam.functional import largest_component, mask_from_cam, merge_scales, normalize_cam, pool_maps, snapped_size
+from crt.cam.paths import displacements, path_affinity
 from crt.cam.presets import PRESETS
 from crt.cam.result import CAMResult
 from crt.cam.tiling import cut, merge, offsets
@@ -14,14 +15,15 @@ __all__ = [
     "CAMResult",
     "class_attention",
     "cut",
+    "displacements",
     "largest_component",
     "mask_from_cam",
     "merge",
     "merge_scales",
-    "normalise",
+    "normalize_cam",
     "offsets",
     "patch_attention",
-    "pooled",
-    "resize",
+    "path_affinity",
+    "pool_maps",
     "snapped_size",
 ]

@@ -8,18 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from crt.images import resize
+
 __all__ = [
-    "activated",
-    "chosen",
-    "colours",
+    "activate",
     "largest_component",
     "mask_from_cam",
     "merge_scales",
     "min_max",
-    "normalise",
-    "pooled",
-    "reduction",
-    "resize",
+    "normalize_cam",
+    "pool_maps",
+    "select_classes",
     "snapped_size",
 ]
 
@@ -27,18 +26,18 @@ Align = Literal["exact", "reference"]
 Activation = Literal["relu", "sigmoid", "object"]
 
 
-def activated(maps: Tensor, activation: Activation) -> Tensor:
-    """What a map of any sign says of the class, from 0 on.
+def activate(maps: Tensor, activation: Activation) -> Tensor:
+    """Maps signed scores to non-negative activations.
 
-    "relu": the map above zero. "sigmoid": as a probability. "object": how much likelier than background, that is the
-    difference of both probabilities, above zero.
+    "relu": max(x, 0). "sigmoid": the probability. "object": how much likelier than background, the difference of both
+    probabilities, cut at zero.
     """
     if activation == "sigmoid":
         return maps.sigmoid()
     return maps.relu() if activation == "relu" else (maps / 2).tanh().relu()
 
 
-def chosen(maps: Tensor, kept: Tensor, activation: Activation) -> Tensor:
+def select_classes(maps: Tensor, kept: Tensor, activation: Activation) -> Tensor:
     """(T, K, h, w) raw class maps -> (T, k, h, w), those of the classes ``kept``.
 
     For "object" each of them is the log-sum-exp over all K classes, the logit of any class against background: where a
@@ -49,23 +48,7 @@ def chosen(maps: Tensor, kept: Tensor, activation: Activation) -> Tensor:
     return maps.index_select(1, kept)
 
 
-def colours(image: Tensor) -> Tensor:
-    """uint8, or floating point in [0, 1] -> float32 in [0, 1].
-
-    Raises:
-        ValueError: floats that are far outside [0, 1]: a normalised image, say.
-    """
-    if image.dtype == torch.uint8:
-        return image.float() / 255
-    if not image.numel():
-        return image.float()
-    low, high = image.aminmax()
-    if not (low >= -0.01 and high <= 1.01):  # nor NaN
-        raise ValueError(f"floating point images are in [0, 1], this one goes from {low:.3g} to {high:.3g}.")
-    return image.float()
-
-
-def normalise(cam: Tensor) -> Tensor:
+def normalize_cam(cam: Tensor) -> Tensor:
     """Divides each map by (its maximum + 1e-5), as the paper's inference does.
 
     Args:
@@ -74,7 +57,7 @@ def normalise(cam: Tensor) -> Tensor:
     Returns:
         The same shape, in [0, 1); a map that is zero everywhere stays zero.
 
-    >>> normalise(torch.tensor([[[0.0, 2.0], [1.0, 4.0]]])).round(decimals=2)
+    >>> normalize_cam(torch.tensor([[[0.0, 2.0], [1.0, 4.0]]])).round(decimals=2)
     tensor([[[0.0000, 0.5000],
              [0.2500, 1.0000]]])
     """
@@ -104,7 +87,7 @@ def min_max(cam: Tensor) -> Tensor:
     return (cam - low) / (high - low) if high > low else torch.zeros_like(cam)
 
 
-def pooled(maps: Tensor, share: float = 1.0) -> Tensor:
+def pool_maps(maps: Tensor, share: float = 1.0) -> Tensor:
     """Image-level scores: for each map the mean of its highest cells.
 
     Args:
@@ -114,31 +97,13 @@ def pooled(maps: Tensor, share: float = 1.0) -> Tensor:
     Returns:
         (...,).
 
-    >>> pooled(torch.tensor([[[0.0, 2.0], [1.0, 5.0]]]), 0.5)
+    >>> pool_maps(torch.tensor([[[0.0, 2.0], [1.0, 5.0]]]), 0.5)
     tensor([3.5000])
     """
     cells = maps.flatten(-2)
     if share == 1:
         return cells.mean(dim=-1)
     return cells.topk(max(1, round(share * cells.shape[-1])), dim=-1).values.mean(dim=-1)
-
-
-def reduction(height: int, width: int, max_side: int | None) -> float:
-    """The factor, at most 1, that brings the longer side to ``max_side`` pixels; None reduces nothing.
-
-    >>> reduction(300, 1280, 640)
-    0.5
-    """
-    return 1.0 if max_side is None else min(1.0, max_side / max(height, width))
-
-
-def resize(x: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:
-    """Bilinear resize of (C, H, W) to (C, *size), pixel centres at half integers (align_corners=False)."""
-    if tuple(x.shape[-2:]) == tuple(size):
-        return x
-    if x.shape[0] == 0:
-        return x.new_zeros(0, *size)
-    return F.interpolate(x[None], size, mode="bilinear", align_corners=False, antialias=antialias)[0]
 
 
 def snapped_size(height: int, width: int, scale: float, patch: int) -> tuple[int, int]:
@@ -155,12 +120,12 @@ def merge_scales(maps: Sequence[Tensor], size: tuple[int, int], *, align: Align 
     """Sums maps of several scales at one size.
 
     Args:
-        maps: (k, h_i, w_i) each, unnormalised.
+        maps: (k, h_i, w_i) each, unnormalized.
         size: (H, W) of the result.
         align: "exact" interpolates straight to ``size``; "reference" to the multiple of 16 above it, cropped.
 
     Returns:
-        (k, H, W), the sum.  ``normalise`` makes it a CAM.
+        (k, H, W), the sum.  ``normalize_cam`` makes it a CAM.
     """
     if not maps:
         raise ValueError("merge_scales needs the maps of at least one scale.")

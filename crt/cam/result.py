@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from crt import viz
 from crt._files import write_tensors
-from crt.cam.functional import largest_component, mask_from_cam, normalise
+from crt.cam.functional import largest_component, mask_from_cam, normalize_cam
 
 __all__ = ["CAMResult"]
 
@@ -27,7 +27,7 @@ class CAMResult:
         class_names: the model's class names, or None.
         seed_threshold: the model's background score, the default of ``mask`` and ``boxes``.
         pixels: (3, h, w) uint8, the photo.
-        normalized: whether ``maps`` are; raw sums are normalised first where a threshold or a picture needs it.
+        normalized: whether ``maps`` are; raw sums are normalized first where a threshold or a picture needs it.
     """
 
     maps: Tensor
@@ -39,8 +39,8 @@ class CAMResult:
 
     @property
     def cam(self) -> Tensor:
-        """``maps``, normalised: (k, H, W) in [0, 1]."""
-        return self.maps if self.normalized else normalise(self.maps)
+        """``maps``, normalized: (k, H, W) in [0, 1]."""
+        return self.maps if self.normalized else normalize_cam(self.maps)
 
     @property
     def names(self) -> list[str]:
@@ -56,7 +56,7 @@ class CAMResult:
         return mask_from_cam(self.cam, self.labels, self.seed_threshold if threshold is None else threshold)
 
     def refined(self, refiner: nn.Module | None) -> "CAMResult":
-        """The same photo with refined maps, normalised again; without labels there is nothing to refine.
+        """The same photo with refined maps, normalized again; without labels there is nothing to refine.
 
         Args:
             refiner: as ``crt.create_refiner`` makes it, ``refiner(image, cam) -> cam``, on the maps' device; None
@@ -65,7 +65,7 @@ class CAMResult:
         if refiner is None or not self.labels:
             return self
         with torch.no_grad():
-            maps = normalise(refiner(self.pixels[None], self.cam[None])[0])
+            maps = normalize_cam(refiner(self.pixels[None], self.cam[None])[0])
         return dataclasses.replace(self, maps=maps, normalized=True)
 
     def boxes(self, threshold: float | None = None) -> dict[str, tuple[int, int, int, int]]:

@@ -44,13 +44,15 @@ def cam(
     batch_size: BatchSize = 16,
 ) -> None:
     """Write NAME.overlay.png, NAME.mask.png (VOC palette) and NAME.cam.safetensors (maps) for each photo."""
+    from crt.labels import to_multi_hot
+
     with one_line_errors():
         names: Any = _names(labels)
         targets = _targets(photos, output)
         network = load_model(model, device)
         if names is not None and network.class_names is None:
             names = [int(name) if name.isdecimal() else name for name in names]
-        network.multi_hot(names, 1)  # unknown names fail before any work
+        to_multi_hot(names, 1, network.num_classes, network.class_names)  # unknown names fail before any work
         extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
         output.mkdir(parents=True, exist_ok=True)
         failed = 0

@@ -1,9 +1,9 @@
 """Data sets, their class names, and masks as palette PNGs."""
 
 from crt.data.dataset import ImageDataset, load_dataset
-from crt.data.masks import load_mask, palette, save_mask
 from crt.data.sample import Sample
 from crt.data.voc import VOC_CLASSES
+from crt.masks import load_mask, palette, save_mask
 
 __all__ = [
     "VOC_CLASSES",

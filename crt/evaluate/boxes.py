@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from crt.cam.functional import min_max
 from crt.data import ImageDataset
 from crt.evaluate.seeds import Progress, decoded, silent
+from crt.images import normalize, to_tensor
 from crt.metrics import BoxCurve, Localisation, best_overlaps, component_boxes, largest_boxes
 
 __all__ = ["BoxReport", "measure_boxes"]
@@ -116,7 +117,7 @@ def _logits(extractor: Any, pixels: np.ndarray) -> Tensor:
     if extractor.max_side and longest > extractor.max_side:
         height, width = (max(1, round(side * extractor.max_side / longest)) for side in pixels.shape[:2])
         pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
-    photo = model.normalised(model.photos(pixels)[0].to(model.device))
+    photo = normalize(to_tensor(pixels).to(model.device), model.mean, model.std)
     training = model.training
     try:
         with torch.no_grad():

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from crt.data import VOC_CLASSES, ImageDataset, Sample, load_mask
+from crt.images import open_image
 from crt.metrics import SeedCurve, mean_iou, seed_confusion
 
 __all__ = [
@@ -52,14 +52,8 @@ def seeds_of_model(extractor: Any, photos: Iterable[Sample], *, refiner: nn.Modu
 
 
 def decoded(extractor: Any, file: Path) -> Tensor:
-    """The photo as the model takes it: (3, H, W) uint8."""
-    try:
-        with Image.open(file) as image:
-            return extractor.model.photos([image])[0]
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # decoders raise what they like
-        raise OSError(f"{file} cannot be read as a photo: {error}") from error
+    """The photo as the model takes it: (3, H, W) uint8, on its device."""
+    return open_image(file).to(extractor.model.device)
 
 
 def seeds_of_folder(folder: str | os.PathLike[str], photos: Iterable[Sample]) -> Iterator[Seed]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crt.cam.functional import pooled
+from crt.cam.functional import pool_maps
 
 __all__ = ["DualLoss", "coupling_distance", "dual_loss"]
 
@@ -43,7 +43,7 @@ def dual_loss(
     """
     targets = targets.to(torch.float32)
     classify = F.cross_entropy if single_label else F.multilabel_soft_margin_loss
-    vit_loss = classify(pooled(vit_maps.float(), pool), targets)
+    vit_loss = classify(pool_maps(vit_maps.float(), pool), targets)
     if cnn_maps is None:
         zero = torch.zeros_like(vit_loss)
         return DualLoss(vit_loss, vit_loss, zero, zero)

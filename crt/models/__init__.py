@@ -3,10 +3,10 @@
 from crt.models import variants as _variants  # registers the models
 from crt.models.boundary_net import BoundaryMaps, BoundaryNet
 from crt.models.cnn import CNNBranch
+from crt.models.crt import CRT
 from crt.models.dual import DualBranch
 from crt.models.factory import create_model
 from crt.models.registry import PretrainedCfg, get_pretrained_cfg, is_model, list_models, register_model
-from crt.models.vit import CRT
 
 __all__ = [
     "CRT",

@@ -1,7 +1,7 @@
 """timm's backbones: building them by name, and fitting their weights to another tile."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -13,7 +13,7 @@ from torch import Tensor
 from crt._messages import did_you_mean
 from crt.models.hub import TransportError
 
-__all__ = ["fit_position_embedding", "plain_vit", "timm_model"]
+__all__ = ["fit_position_embedding", "plain_vit", "three_values", "timm_model"]
 
 
 def fit_position_embedding(embedding: Tensor, own: Tensor, side: int) -> Tensor:
@@ -69,3 +69,14 @@ def plain_vit(name: str, tile: int, arguments: Mapping[str, Any]) -> Any:
     if not plain or vit.cls_token is None or not isinstance(vit.patch_embed, PatchEmbed):
         raise ValueError(what)
     return vit
+
+
+def three_values(values: Sequence[float], name: str) -> list[float]:
+    """Mean or deviation of the three channels, checked.
+
+    Raises:
+        ValueError: not three values.
+    """
+    if len(values) != 3:
+        raise ValueError(f"{name} needs three values, one a channel; got {list(values)}.")
+    return [float(value) for value in values]

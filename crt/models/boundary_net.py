@@ -19,9 +19,8 @@ from huggingface_hub import ModelCard
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crt.cam.functional import colours
-from crt.models._photos import three_values
-from crt.models.backbones import timm_model
+from crt.images import to_unit
+from crt.models.backbones import three_values, timm_model
 from crt.models.hub import load_features
 from crt.models.hub_mixin import HubMixin
 
@@ -127,7 +126,7 @@ class BoundaryNet(nn.Module, HubMixin):
         """
         mean, std = (image.new_tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (self._mean, self._std))
         h, w = self._cells(image)
-        x = self._padded((colours(image) - mean) / std)
+        x = self._padded((to_unit(image) - mean) / std)
         boundary = self.boundary_head(*self._features(torch.cat([x, x.flip(-1)]))).sigmoid()
         plain, mirrored = boundary.chunk(2)
         return ((plain + mirrored.flip(-1)) / 2)[..., :h, :w]

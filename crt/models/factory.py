@@ -11,9 +11,9 @@ import timm
 
 from crt.cam.functional import Activation
 from crt.models.backbones import timm_model
+from crt.models.crt import CRT
 from crt.models.hub import Source, from_hub, from_path, read_checkpoint
 from crt.models.registry import default_tag, get_pretrained_cfg, list_models, model_entrypoint, split_name
-from crt.models.vit import CRT
 
 __all__ = ["create_model"]
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from crt.models.crt import CRT
 from crt.models.registry import PretrainedCfg, register_model
-from crt.models.vit import CRT
 
 __all__ = ["crt_vit_b16", "crt_vit_s16", "crt_vit_t16"]
 

@@ -1,6 +1,6 @@
 """Maps in, better maps out: modules that share ``refiner(image, cam) -> cam``."""
 
-from crt.refine.affinity import displacements, path_affinity
+from crt.cam.paths import displacements, path_affinity
 from crt.refine.attention import AttentionAffinity
 from crt.refine.boundary import BoundaryLoss, PairKinds, affinity_loss, boundary_loss, displacement_loss, pair_kinds
 from crt.refine.crf import CRFSettings, DenseCRF, crf_labels

@@ -13,8 +13,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from crt.cam.attention import evaluating, patch_attention
-from crt.cam.functional import colours, reduction, resize, snapped_size
+from crt.cam.functional import snapped_size
 from crt.cam.tiling import cut, merge, pad_to
+from crt.images import resize, shrink_factor, to_unit
 from crt.refine.inputs import check_pair, resized
 
 __all__ = ["AttentionAffinity"]
@@ -69,8 +70,8 @@ class AttentionAffinity(nn.Module):
         """
         check_pair(image, cam)
         height, width = image.shape[-2:]
-        size = snapped_size(height, width, reduction(height, width, self.max_side), self.model.patch)
-        seen = (colours(image).to(self.model.device) - self.model.mean) / self.model.std
+        size = snapped_size(height, width, shrink_factor(height, width, self.max_side), self.model.patch)
+        seen = (to_unit(image).to(self.model.device) - self.model.mean) / self.model.std
         refined = [
             self._refined(resize(photo, size, antialias=True), maps)
             for photo, maps in zip(seen, cam.to(seen), strict=True)

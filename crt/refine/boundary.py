@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crt.refine.affinity import displacements, path_affinity
+from crt.cam.paths import displacements, path_affinity
 
 __all__ = ["BoundaryLoss", "PairKinds", "affinity_loss", "boundary_loss", "displacement_loss", "pair_kinds"]
 

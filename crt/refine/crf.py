@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crt.cam.functional import colours
+from crt.images import to_unit
 from crt.refine.inputs import check_pair, resized
 
 __all__ = ["CRFSettings", "DenseCRF", "crf_labels"]
@@ -139,7 +139,7 @@ def _pydensecrf() -> Any:
 
 def _bytes(image: Tensor) -> Tensor:
     """(B, 3, H, W), uint8 or in [0, 1], to (B, H, W, 3) uint8 on the CPU."""
-    return (colours(image) * 255).round().clamp(0, 255).byte().movedim(1, -1).cpu()
+    return (to_unit(image) * 255).round().clamp(0, 255).byte().movedim(1, -1).cpu()
 
 
 def _mean_field(photo: Tensor, energy: Tensor, settings: CRFSettings) -> Tensor:

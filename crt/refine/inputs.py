@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from crt.cam.functional import reduction, resize
+from crt.images import resize, shrink_factor
 
 __all__ = ["check_pair", "reduced_size", "resized"]
 
@@ -26,7 +26,7 @@ def check_pair(image: Tensor, cam: Tensor) -> None:
 def reduced_size(image: Tensor, max_side: int | None) -> tuple[int, int]:
     """(H, W) of (B, 3, H, W), or of what it is with its longer side reduced to ``max_side`` pixels."""
     height, width = image.shape[-2:]
-    shrink = reduction(height, width, max_side)
+    shrink = shrink_factor(height, width, max_side)
     return max(1, round(height * shrink)), max(1, round(width * shrink))
 
 

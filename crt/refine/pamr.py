@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crt.cam.functional import colours
+from crt.images import to_unit
 from crt.refine.inputs import check_pair, reduced_size, resized
 
 __all__ = ["PAMR"]
@@ -72,7 +72,7 @@ class PAMR(nn.Module):
         if cam.shape[1] == 0:
             return cam
         size = reduced_size(image, self.max_side)
-        weights = self._weights(resized(colours(image), size, antialias=True))
+        weights = self._weights(resized(to_unit(image), size, antialias=True))
         scores = resized(cam.float(), size, antialias=True)
         for _ in range(self.iterations):
             shifted = _neighbours(scores, self.dilations)

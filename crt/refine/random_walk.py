@@ -21,8 +21,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crt.cam.functional import colours
-from crt.refine.affinity import displacements, path_affinity
+from crt.cam.paths import displacements, path_affinity
+from crt.images import to_unit
 from crt.refine.inputs import check_pair, reduced_size, resized
 
 __all__ = ["RandomWalk", "chebyshev_coefficients", "random_walk"]
@@ -142,7 +142,7 @@ class RandomWalk(nn.Module):
             (B, k, h, w) in [0, 1], the dtype and device of ``cam``.  The walk flattens peaks; nothing is normalised.
         """
         check_pair(image, cam)
-        seen, size = colours(image), reduced_size(image, self.max_side)
+        seen, size = to_unit(image), reduced_size(image, self.max_side)
         if size != tuple(seen.shape[-2:]):
             seen = resized(seen, size, antialias=True).clamp(0, 1)
         boundary = self.boundary(seen)

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from crt.data import ImageDataset, load_mask
-from crt.models._inputs import as_photos
+from crt.images import open_image
 from crt.train.recipe import Recipe
 
 __all__ = ["Crops", "Key", "batch_plan", "mix_seed"]
@@ -80,7 +79,7 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         epoch, index = key
         photo = self.photos[index]
         try:
-            (image,) = as_photos(Image.open(photo.image), torch.device("cpu"))  # as in inference: EXIF, 16 bits, alpha
+            image = open_image(photo.image)  # as in inference: EXIF, 16 bits, alpha
         except Exception as error:  # decoders raise what they like
             raise OSError(f"{photo.image} cannot be read as a photo: {error}") from error
         parts = [tv_tensors.Image(image)]

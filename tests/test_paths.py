@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from crt.cam.paths import line
 from crt.refine import displacements, path_affinity
-from crt.refine.affinity import line
 
 from .conftest import GOLDEN
 

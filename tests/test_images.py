@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from crt.models._inputs import as_multi_hot, as_photos
+from crt.images import to_tensors
+from crt.labels import to_multi_hot
 
-CPU = torch.device("cpu")
 NAMES = ["cat", "dog", "cow"]
 
 
@@ -42,7 +42,7 @@ def picture(mode: str, colour) -> Image.Image:
     ],
 )
 def test_every_mode_becomes_rgb(image, expected):
-    (photo,) = as_photos(image, CPU)
+    (photo,) = to_tensors(image)
     assert photo.shape == (3, 4, 5)
     assert photo.dtype == torch.uint8
     assert photo[:, 0, 0].tolist() == list(expected)
@@ -56,7 +56,7 @@ def test_photos_are_turned_as_exif_says(orientation, corner):
     exif[0x0112] = orientation
     file = io.BytesIO()
     image.save(file, "PNG", exif=exif)
-    (photo,) = as_photos(Image.open(file), CPU)
+    (photo,) = to_tensors(Image.open(file))
     assert photo[0][corner] == 255
     assert photo.sum() == 255
 
@@ -67,18 +67,19 @@ def test_a_truncated_file_is_an_error_even_in_a_list():
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
     broken = Image.open(io.BytesIO(file.getvalue()[:800]))
     with pytest.raises(OSError, match="truncated"):
-        as_photos(broken, CPU)
+        to_tensors(broken)
     with pytest.raises(OSError, match=r"image 1 of the list.*truncated"):
-        as_photos([picture("L", 0), Image.open(io.BytesIO(file.getvalue()[:800]))], CPU)
+        to_tensors([picture("L", 0), Image.open(io.BytesIO(file.getvalue()[:800]))])
 
 
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [
-        ("photo.jpg", TypeError, "PIL image"),
+        ("no photo.jpg", FileNotFoundError, "no such file"),
+        (7, TypeError, "PIL image"),
         (None, TypeError, "PIL image"),
         ([], ValueError, "empty list"),
-        (torch.zeros(0, 3, 4, 4), ValueError, "batch of none"),
+        (torch.zeros(0, 3, 4, 4), ValueError, "batch of no images"),
         (torch.zeros(4, 4), ValueError, "(3, H, W)"),
         (torch.zeros(4, 4, 3), ValueError, "permute(2, 0, 1)"),
         (torch.zeros(2, 4, 4), ValueError, "(3, H, W)"),
@@ -92,12 +93,12 @@ def test_a_truncated_file_is_an_error_even_in_a_list():
         (np.zeros((0, 5, 3), np.uint8), ValueError, "(H, W, 3)"),
         (np.zeros(5, np.uint8), ValueError, "(H, W, 3)"),
         (picture("F", float("nan")), ValueError, "NaN"),
-        ([torch.zeros(3, 4, 4), "x"], TypeError, "image 1 of the list"),
+        ([torch.zeros(3, 4, 4), 7], TypeError, "image 1 of the list"),
     ],
 )
 def test_what_is_no_photo_is_refused(image, error, message):
     with pytest.raises(error) as caught:
-        as_photos(image, CPU)
+        to_tensors(image)
     assert message in str(caught.value)
 
 
@@ -125,17 +126,17 @@ def test_what_is_no_photo_is_refused(image, error, message):
 )
 def test_what_is_no_label_is_refused(labels, count, error, message):
     with pytest.raises(error) as caught:
-        as_multi_hot(labels, count, 3, NAMES)
+        to_multi_hot(labels, count, 3, NAMES)
     assert message in str(caught.value)
 
 
 def test_arrays_of_indices_in_a_list():
-    hot = as_multi_hot([np.array([0, 2]), torch.tensor([1])], 2, 3, NAMES)
+    hot = to_multi_hot([np.array([0, 2]), torch.tensor([1])], 2, 3, NAMES)
     assert hot.tolist() == [[True, False, True], [False, True, False]]
 
 
 def test_names_need_a_model_with_names():
     with pytest.raises(ValueError, match="no class names"):
-        as_multi_hot("cat", 1, 3, None)
-    assert as_multi_hot([2], 1, 3, None).tolist() == [[False, False, True]]
-    assert as_multi_hot(None, 5, 3, None) is None
+        to_multi_hot("cat", 1, 3, None)
+    assert to_multi_hot([2], 1, 3, None).tolist() == [[False, False, True]]
+    assert to_multi_hot(None, 5, 3, None) is None

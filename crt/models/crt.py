@@ -3,7 +3,7 @@
 Read ``CRT.cam`` for how a photo becomes a map, ``CRT.tile_maps`` for what is computed on a tile.
 
 Departures from the paper: the backbone is any plain timm ViT with a class token; ``num_passes=0`` names the
-transformer without the outer sum; padding and mirroring are aligned exactly by default (``crt.cam.extract``).
+transformer without the outer sum; padding and mirroring are aligned exactly by default (``crt.cam.extractor``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,20 +13,22 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from crt.cam.attention import class_attention, evaluating
-from crt.cam.extract import CAMExtractor, patch_cams
-from crt.cam.functional import Activation, Align, pooled
+from crt.cam.attention import evaluating
+from crt.cam.extractor import CAMExtractor, patch_cams
+from crt.cam.functional import Activation, Align, pool_maps
 from crt.cam.tiling import cut, merge, pad_to
-from crt.models._photos import PhotoMixin, three_values
-from crt.models.backbones import fit_position_embedding, plain_vit
+from crt.images import ImagesLike, to_tensors
+from crt.labels import LabelsLike
+from crt.models.backbones import fit_position_embedding, plain_vit, three_values
 from crt.models.hub import load_weights
 from crt.models.hub_mixin import HubMixin
 from crt.models.reference import shape_arguments, split_reference
+from crt.models.tokens import run_passes
 
 __all__ = ["CRT"]
 
 
-class CRT(nn.Module, PhotoMixin, HubMixin):
+class CRT(nn.Module, HubMixin):
     """A plain ViT, run ``num_passes`` times on overlapping tiles; a convolution reads class maps off its patches.
 
     Args:
@@ -40,9 +42,10 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
         attention_power: exponent of the class attention by which class maps are multiplied (the paper: 1); 0 leaves
             attention out.
         activation: "relu" cuts the product at zero (the paper); "sigmoid" takes it for a logit: for class maps trained
-            on masks; "object" makes one map of the object of a photo that has one, whatever its class (``chosen``).
+            on masks; "object" makes one map of the object of a photo that has one, whatever its class
+            (``select_classes``).
         pool: share of a class map's cells, the highest, whose mean is the class's logit (the paper: 1, all).
-        mean, std: normalisation of the three channels, for values in [0, 1]; None takes that of the backbone's weights.
+        mean, std: normalization of the three channels, for values in [0, 1]; None takes that of the backbone's weights.
         seed_threshold: background score at which seeds are cut by default, 0 to 1 (the paper: 0.15).
         backbone_args: arguments for timm that change the architecture (embed_dim, depth, num_heads ...).
 
@@ -144,7 +147,15 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
         """Where the weights are."""
         return self.head.weight.device
 
-    # The network
+    @property
+    def mean(self) -> Tensor:
+        """(3, 1, 1) float32 on the model's device, whatever its dtype: the mean of pixel values in [0, 1]."""
+        return torch.tensor(self._mean, device=self.device).view(3, 1, 1)
+
+    @property
+    def std(self) -> Tensor:
+        """(3, 1, 1) float32 on the model's device, whatever its dtype: the deviation of pixel values in [0, 1]."""
+        return torch.tensor(self._std, device=self.device).view(3, 1, 1)
 
     def compile(self, *args: Any, **options: Any) -> None:
         """Compiles the blocks in place, for ``forward`` as for ``cam``; arguments as of ``torch.compile``."""
@@ -152,22 +163,13 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
             block.compile(*args, **options)
 
     def forward_features(self, x: Tensor, rows: list[Tensor] | None = None) -> Tensor:
-        """Tiles (T, 3, tile, tile), normalised -> tokens (T, prefix + N, D), the class token first (equation 2).
+        """Tiles (T, 3, tile, tile), normalized -> tokens (T, prefix + N, D), the class token first (equation 2).
 
         ``rows`` takes the class token's attention over the patches, (T, N), of each block in each pass.
         """
         if x.shape[1:] != (3, self.tile, self.tile):
             raise ValueError(f"expected tiles of shape (T, 3, {self.tile}, {self.tile}), got {tuple(x.shape)}.")
-        vit = self.backbone
-        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))
-        for _ in range(max(self.num_passes, 1)):
-            y = x
-            for block in vit.blocks:
-                if rows is not None:
-                    rows.append(class_attention(block, y, self.prefix))
-                y = block(y)
-            x = x + y if self.num_passes else y
-        return vit.norm(x)
+        return run_passes(self.backbone, x, self.num_passes, rows)
 
     def _class_maps(self, tiles: Tensor, rows: list[Tensor] | None = None) -> Tensor:
         """Tiles (T, 3, tile, tile) -> raw class maps (T, K, g, g), g = tile / patch."""
@@ -178,28 +180,26 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
         """Raw class maps of whole images, the same in training and evaluation.
 
         Args:
-            x: (B, 3, H, W) normalised floats of any size; padded with zeros to whole patches and at least a tile.
+            x: (B, 3, H, W) normalized floats of any size; padded with zeros to whole patches and at least a tile.
 
         Returns:
             (B, K, ceil(H / patch), ceil(W / patch)), any sign.
         """
         if x.ndim != 4 or x.shape[1] != 3:
-            raise ValueError(f"expected normalised images of shape (B, 3, H, W), got {tuple(x.shape)}.")
+            raise ValueError(f"expected normalized images of shape (B, 3, H, W), got {tuple(x.shape)}.")
         grid = (-(-x.shape[-2] // self.patch), -(-x.shape[-1] // self.patch))
         x = pad_to(x.to(self.head.weight.dtype), grid[0] * self.patch, grid[1] * self.patch)
         maps = self._class_maps(cut(x, self.tile, self.stride))
         return merge(maps, grid, self.tile // self.patch, self.stride // self.patch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised floats -> (B, K) logits, the class maps pooled; the same in both modes."""
-        return pooled(self.forward_maps(x), self.pool)
-
-    # From photos to class activation maps
+        """(B, 3, H, W) normalized floats -> (B, K) logits, the class maps pooled; the same in both modes."""
+        return pool_maps(self.forward_maps(x), self.pool)
 
     def cam(
         self,
-        img: Any,
-        labels: Any = None,
+        img: ImagesLike,
+        labels: LabelsLike | None = None,
         *,
         scales: Sequence[float] = (1.0,),
         flip: bool = True,
@@ -213,7 +213,7 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
 
         Args:
             img: a PIL image; a (H, W, 3) uint8 array; a (3, H, W) or (B, 3, H, W) tensor, uint8 (raw pixels) or
-                floating point (already normalised); or a list of these, which may differ in size.
+                floating point (already normalized); or a list of these, which may differ in size.
             labels: (B, K) multi-hot; or for each image a class name, an index, or a list of them; None takes the
                 classes that the model predicts (probability over 0.5, or the likeliest).
             scales: factors at which the photo is seen; their maps are summed.
@@ -243,10 +243,10 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
         return cams
 
     def raw_cam(self, x: Tensor, *, mirror: bool = True, align: Align = "exact") -> Tensor:
-        """The unnormalised CAM at one scale, on the patch grid.
+        """The unnormalized CAM at one scale, on the patch grid.
 
         Args:
-            x: (B, 3, H, W) normalised floats.
+            x: (B, 3, H, W) normalized floats.
             mirror: add the CAM of the mirrored image, mirrored back.
             align: "exact" resizes the image to whole patches; "reference" pads it and its mirror image on the right
                 as the public reference does, which shifts their maps against each other by up to a patch.
@@ -257,17 +257,15 @@ class CRT(nn.Module, PhotoMixin, HubMixin):
         if align not in ("exact", "reference"):
             raise ValueError(f"align must be 'exact' or 'reference', got {align!r}.")
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
-            raise ValueError(f"expected normalised floats of shape (B, 3, H, W), got {x.dtype} {tuple(x.shape)}.")
-        if not len(x) or not torch.isfinite(x).all():
-            raise ValueError("the images have NaN or infinite values." if len(x) else "got a batch of no images.")
-        cams = [patch_cams(self, image, mirror=mirror, align=align) for image in x.detach().float()]
-        return torch.stack(cams).to(x.device)
+            raise ValueError(f"expected normalized floats of shape (B, 3, H, W), got {x.dtype} {tuple(x.shape)}.")
+        images = to_tensors(x)
+        return torch.stack([patch_cams(self, image, mirror=mirror, align=align) for image in images]).to(x.device)
 
     def tile_maps(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
         """What a CAM is the product of: class maps, and the class token's attention.
 
         Args:
-            tiles: (T, 3, tile, tile) normalised floats.
+            tiles: (T, 3, tile, tile) normalized floats.
 
         Returns:
             (T, K, g, g) and (T, 1, g, g), g = tile / patch: the attention summed over all passes and blocks, to the
