@@ -50,6 +50,7 @@ ALLOWED = {
         "metrics",
         "models",
         "refine",
+        "timm",
         "torchvision",
         "accelerate",
         "safetensors",

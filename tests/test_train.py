@@ -304,7 +304,7 @@ def test_recipes():
     changed = make_recipe("paper", ["cnn=resnet50", "lr=1", "area=[0.2, 1.0]", "clip=null"])
     assert (changed.cnn, changed.lr, changed.area, changed.clip) == ("resnet50", 1.0, (0.2, 1.0), None)
     for preset, change, message in [
-        ("papers", "", "t16-voc9k, t16-voc9k-masks, t16-cub50, paper, paper-wsol"),
+        ("papers", "", "t16-voc9k, t16-voc9k-masks, t16-cub50, frozen, paper, paper-wsol"),
         ("irn-paper", "", "unknown recipe 'irn-paper'"),
         ("paper", "epoch=3", "Did you mean 'epochs'"),
         ("paper", "epochs=many", "epochs must be a whole number from 1 to 10000, got 'many'"),

@@ -136,7 +136,7 @@ def test_other_masks_are_another_run(masked, folder):  # noqa: F811
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda file: save_mask(np.zeros((9, 9), np.uint8), file), "its photo"),
+        (lambda file: save_mask(np.zeros((9, 9), np.uint8), file), "its image"),
         (lambda file: save_mask(np.full((80, 100), 7, np.uint8), file), "values beyond 3"),
         (lambda file: file.write_bytes(b""), "cannot be read as a mask"),
     ],

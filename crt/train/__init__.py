@@ -1,6 +1,8 @@
-"""Training (extra ``train``): the CAM stage and the refinement stage."""
+"""Training (extra ``train``): the stages, their recipes, and heads on cached features."""
 
 from crt.train.cam import build_branches, train_cam
+from crt.train.features import FeatureCache, Features
+from crt.train.head import HeadRecipe, install_head, patch_masks, train_head
 from crt.train.loop import RunOptions
 from crt.train.recipe import RECIPES, CAMRecipe, Recipe, RefineRecipe, make_recipe
 from crt.train.refine import build_boundary_net, train_refine
@@ -8,12 +10,18 @@ from crt.train.refine import build_boundary_net, train_refine
 __all__ = [
     "RECIPES",
     "CAMRecipe",
+    "FeatureCache",
+    "Features",
+    "HeadRecipe",
     "Recipe",
     "RefineRecipe",
     "RunOptions",
     "build_boundary_net",
     "build_branches",
+    "install_head",
     "make_recipe",
+    "patch_masks",
     "train_cam",
+    "train_head",
     "train_refine",
 ]

@@ -1,9 +1,11 @@
 """The CAM stage: both branches on image-level labels, over accelerate (paper sections 3.3 and 4.1)."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -12,6 +14,8 @@ from crt.data import ImageDataset
 from crt.losses import dual_loss, mask_loss
 from crt.models import CRT, CNNBranch, DualBranch, create_model
 from crt.models.hub import read_checkpoint
+from crt.train.features import FeatureCache
+from crt.train.head import HeadRecipe, install_head, train_head
 from crt.train.loop import Run, RunOptions
 from crt.train.optim import make_optimizer
 from crt.train.recipe import CAMRecipe
@@ -99,6 +103,8 @@ def train_cam(
         OSError: an image that cannot be read, a checkpoint that cannot be written.
     """
     _check(recipe, dataset)
+    if recipe.freeze_backbone:
+        return _train_frozen(model.vit, dataset, Path(out), recipe, options)
     run = Run(dataset, recipe, model.vit, **options)
     device = run.accelerator.device
 
@@ -125,6 +131,24 @@ def train_cam(
         if run.accelerator.is_main_process:
             model.vit.save_pretrained(folder / "model")
     return model.vit.eval()
+
+
+def _train_frozen(vit: CRT, dataset: ImageDataset, out: Path, recipe: CAMRecipe, options: RunOptions) -> CRT:
+    """Trains the head alone, on features kept in ``out/features``; an interrupted run resumes at the next shard."""
+    progress: dict[str, Any] = {"progress": options["progress"]} if "progress" in options else {}
+    cache = FeatureCache(vit, dataset, out / "features", scale=recipe.view_scale, **progress)
+    settings = HeadRecipe(
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        lr=recipe.lr * recipe.head_factor,
+        weight_decay=recipe.weight_decay,
+        pool=recipe.pool,
+    )
+    if PartialState().is_main_process:
+        install_head(vit, train_head(cache, settings, seed=options.get("seed", 0)))
+        vit.save_pretrained(out / "model")
+    PartialState().wait_for_everyone()
+    return vit.eval()
 
 
 def _check(recipe: CAMRecipe, dataset: ImageDataset) -> None:

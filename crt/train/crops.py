@@ -11,11 +11,12 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from crt.data import ImageDataset, load_mask
+from crt.data import ImageDataset
 from crt.images import open_image
+from crt.masks import load_mask
 from crt.train.recipe import Recipe
 
-__all__ = ["Crops", "Key", "batch_plan", "mix_seed"]
+__all__ = ["Crops", "Key", "batch_plan", "mix_seed", "read_mask"]
 
 Key = tuple[int, int]
 
@@ -78,31 +79,33 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         """
         epoch, index = key
         photo = self.photos[index]
-        try:
-            image = open_image(photo.image)  # as in inference: EXIF, 16 bits, alpha
-        except Exception as error:  # decoders raise what they like
-            raise OSError(f"{photo.image} cannot be read as a photo: {error}") from error
+        image = open_image(photo.image)
         parts = [tv_tensors.Image(image)]
         if photo.mask is not None:
-            parts.append(tv_tensors.Mask(_mask(photo.mask, image, len(self.photos.class_names))[None]))
+            mask = read_mask(photo.mask, len(self.photos.class_names), (image.shape[-2], image.shape[-1]))
+            parts.append(tv_tensors.Mask(mask[None]))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix_seed("crop", self.seed, epoch, index))
-            crop, *mask = self.transform(*parts) if len(parts) > 1 else [self.transform(*parts)]
+            crop, *masks = self.transform(*parts) if len(parts) > 1 else [self.transform(*parts)]
         target = torch.zeros(len(self.photos.class_names))
         target[photo.labels] = 1
-        return crop.as_subclass(Tensor), target, *(part[0].as_subclass(Tensor) for part in mask)
+        return crop.as_subclass(Tensor), target, *(part[0].as_subclass(Tensor) for part in masks)
 
 
-def _mask(path: Path, image: Tensor, classes: int) -> Tensor:
-    """The mask of a photo: (H, W) uint8, values 0 to ``classes`` and 255."""
+def read_mask(path: Path, num_classes: int, size: tuple[int, int] | None = None) -> Tensor:
+    """A mask: (H, W) uint8, values 0 to ``num_classes`` and 255.
+
+    Raises:
+        OSError: it cannot be read, has other values, or not the ``size`` of its image; the message names it.
+    """
     try:
         mask = torch.from_numpy(load_mask(path))
     except (OSError, ValueError) as error:
         raise OSError(str(error)) from error
-    if mask.shape != image.shape[-2:] or mask.dtype != torch.uint8:
-        raise OSError(f"{path} is {mask.dtype} {tuple(mask.shape)}, its photo {tuple(image.shape[-2:])}.")
-    if ((mask > classes) & (mask < 255)).any():
-        raise OSError(f"{path} has values beyond {classes}, the number of classes, that are not 255.")
+    if mask.dtype != torch.uint8 or (size is not None and tuple(mask.shape) != size):
+        raise OSError(f"{path} is {mask.dtype} {tuple(mask.shape)}, its image {size or 'uint8'}.")
+    if ((mask > num_classes) & (mask < 255)).any():
+        raise OSError(f"{path} has values beyond {num_classes}, the number of classes, that are not 255.")
     return mask
 
 

@@ -10,13 +10,26 @@ from crt._messages import did_you_mean
 from crt.cam.functional import Activation
 from crt.train.rules import check_setting
 
-__all__ = ["RECIPES", "CAMRecipe", "Recipe", "RefineRecipe", "make_recipe"]
+__all__ = ["RECIPES", "CAMRecipe", "Recipe", "RefineRecipe", "Settings", "make_recipe"]
 
 R = TypeVar("R", bound="Recipe")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Settings:
+    """Plain values, each checked by its rule.
+
+    Raises:
+        ValueError: a setting has the wrong type or is out of range (``crt.train.rules``).
+    """
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, check_setting(name, value))
+
+
+@dataclass(frozen=True)
+class Recipe(Settings):
     """Settings that all stages share.
 
     Attributes:
@@ -29,9 +42,6 @@ class Recipe:
         area: share of the image's area that a crop shows, (smallest, largest), with an aspect ratio of 3:4 to 4:3;
             None resizes the long side to ``long_side`` and takes a crop, padded with zeros, as the paper does.
         long_side: range of the long side in pixels, used if ``area`` is None.
-
-    Raises:
-        ValueError: a setting has the wrong type or is out of range (``crt.train.rules``).
     """
 
     epochs: int = 4
@@ -47,10 +57,6 @@ class Recipe:
     area: tuple[float, float] | None = (0.3, 1.0)
     long_side: tuple[int, int] = (210, 420)
 
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            object.__setattr__(self, name, check_setting(name, value))
-
 
 @dataclass(frozen=True)
 class CAMRecipe(Recipe):
@@ -64,6 +70,9 @@ class CAMRecipe(Recipe):
         coupling_from: first epoch (from 0) with a coupling.
         single_label: every image shows one class: softmax cross entropy, as in localisation (``paper-wsol``).
         mask: weight of the loss on pseudo masks (``mask_loss``); 0 trains on labels alone.
+        freeze_backbone: train the head alone, on features that are computed once (``FeatureCache``): ``epochs``,
+            ``batch_size``, ``lr`` times ``head_factor``, ``weight_decay`` and ``pool`` apply, crops do not.
+        view_scale: factor at which the frozen backbone sees an image.
     """
 
     model: str = "crt_vit_t16"
@@ -76,6 +85,13 @@ class CAMRecipe(Recipe):
     coupling_from: int = 1
     single_label: bool = False
     mask: float = 0.0
+    freeze_backbone: bool = False
+    view_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.freeze_backbone and (self.cnn is not None or self.mask):
+            raise ValueError("freeze_backbone trains the head of the ViT on labels alone: set cnn=null and mask=0.")
 
 
 @dataclass(frozen=True)
@@ -130,6 +146,16 @@ RECIPES: dict[str, Recipe] = {
         cnn=None, coupling=0.0, attention_power=0.0, activation="sigmoid", pool=0.1, mask=1.0, lr=5e-5
     ),
     "t16-cub50": CAMRecipe(single_label=True, activation="object", epochs=8),
+    "frozen": CAMRecipe(
+        freeze_backbone=True,
+        cnn=None,
+        coupling=0.0,
+        attention_power=0.0,
+        epochs=100,
+        batch_size=256,
+        lr=1e-3,
+        weight_decay=1e-3,
+    ),
     "paper": _PAPER,
     "paper-wsol": dataclasses.replace(
         _PAPER, num_passes=0, cnn="resnet50", single_label=True, batch_size=64, crop=224, long_side=(256, 256)

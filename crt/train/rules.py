@@ -131,6 +131,13 @@ RULES = {
     "coupling_from": _whole(0, 10_000),
     "single_label": _flag(),
     "mask": _real(0, 1e6),
+    "freeze_backbone": _flag(),
+    "view_scale": _real(0, 16, above=True),
+    # heads on cached features
+    "batch_patches": _whole(1, 10**6),
+    "label_smoothing": _real(0, 0.9),
+    "clamp": _real(0, 1, above=True),
+    "ema": _real(0, 0.9999),
     # the refinement stage
     "backbone": _text(),
     "output_stride": _whole(4, 32),
