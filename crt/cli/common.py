@@ -51,6 +51,9 @@ def one_line_errors() -> Iterator[None]:
     except (ValueError, TypeError, OSError, ImportError) as error:
         complain(error)
         raise typer.Exit(2) from error
+    except KeyboardInterrupt as stop:
+        complain(stop if str(stop) else KeyboardInterrupt("stopped."))
+        raise typer.Exit(130) from stop
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """``crt pseudo``: labelled photos to pseudo masks."""
 
 import os
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,19 +64,19 @@ def pseudo(
     Several processes: `torchrun --nproc-per-node N -m crt.cli pseudo ...`; with `--device cuda` each takes its own GPU.
     """
     with one_line_errors():
-        from crt.pseudo import make_pseudo_masks
+        from crt.pseudo import Peers, make_pseudo_masks
         from crt.refine import crf_labels
 
         levels: Any = factors(threshold, "--threshold")
         if len(levels) > 2:
             raise ValueError(f"--threshold {threshold}: expected one background score or LOW,HIGH.")
-        rank, world = _joined()
+        peers = Peers.from_environment()
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
         network = load_model(model, device)
         unusable: list[str] = []
         check_apart(output, images, labels)
         photos = labelled_photos(images, labels, voc, cub, split, class_names=network.class_names, unusable=unusable)
-        unusable = unusable if rank == 0 else []
+        unusable = unusable if peers.rank == 0 else []
         for failure in unusable:
             complain(ValueError(failure))
         if network.class_names is None or list(network.class_names) != photos.class_names:
@@ -92,47 +91,15 @@ def pseudo(
                 output,
                 threshold=levels if len(levels) == 2 else levels[0],
                 clean=crf_labels if clean else None,
-                settings={**_identities(model, network, refine, refiner), "bf16": bf16},
-                process=(rank, world),
+                process=(peers.rank, peers.world),
+                claim=peers.claim if peers.store is not None else None,
                 progress=progress_bar,
             )
         for file, reason in report.failed:
             complain(ValueError(f"{file}: {reason}"))
-        written, skipped, failed = _of_all(report.written, report.skipped, len(report.failed) + len(unusable))
-        if rank == 0:
+        written, skipped, failed = peers.finish((report.written, report.skipped, len(report.failed) + len(unusable)))
+        if peers.rank == 0:
             text = f"{written} masks written, {skipped} were there, {failed} failed -> {output}"
             out.print(text, highlight=False, soft_wrap=True)
         if failed:
             raise typer.Exit(2)
-
-
-def _joined() -> tuple[int, int]:
-    """This process's number and how many there are; those that a launcher started meet, so as to end together."""
-    import torch.distributed as dist
-
-    rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    if world > 1 and "MASTER_ADDR" in os.environ:
-        dist.init_process_group("gloo", timeout=timedelta(days=100))
-    return rank, world
-
-
-def _of_all(*counts: int) -> list[int]:
-    """The counts summed over the processes, when the last is done: a launcher stops the others when one fails."""
-    import torch
-    import torch.distributed as dist
-
-    total = torch.tensor(counts)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(total)
-        dist.destroy_process_group()
-    return total.tolist()
-
-
-def _identities(model: str, network: Any, refine: str, refiner: Any) -> dict[str, str]:
-    """The names of model and refiner, and the SHA-256 of the weights of those that have any."""
-    from crt._files import tensors_digest
-
-    found = {"model": model, "weights": tensors_digest(network.state_dict()), "refiner": refine}
-    if refiner is not None and (weights := refiner.state_dict()):
-        found["refiner_weights"] = tensors_digest(weights)
-    return found
