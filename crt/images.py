@@ -36,7 +36,7 @@ ImageLike: TypeAlias = Union[Image.Image, np.ndarray, Tensor, str, "os.PathLike[
 ImagesLike: TypeAlias = ImageLike | Sequence[ImageLike]
 """One image, a list or tuple of images that may differ in size, or a (B, 3, H, W) tensor."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # MPO, of two pictures in a JPEG, is read as JPEG
 _HIGHEST_NORMALIZED = 30.0
 
 
@@ -197,6 +197,12 @@ def _from_tensor(x: Tensor) -> Tensor:
         raise ValueError(
             f"a floating-point image is taken as already normalized, but this one has values up to "
             f"{max(-low, high):.1f}. For raw pixels in [0, 255] pass image.to(torch.uint8)."
+        )
+    if low >= 0 and high <= 1:
+        raise ValueError(
+            "a floating-point image is taken as already normalized, but all values of this one lie in [0, 1], as "
+            "ToTensor gives them. Pass raw pixels, (255 * image).round().to(torch.uint8), or normalize it first: "
+            "crt.images.normalize(image, model.mean, model.std)."
         )
     return x.float()
 

@@ -1,10 +1,14 @@
 """Masks as PNGs with VOC's palette: the values are the classes, the colours are for the eye."""
 
 import os
-from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
+
+from crt._files import require_regular
+from crt._messages import printable
+from crt.images import FORMATS
 
 __all__ = ["load_mask", "palette", "save_mask"]
 
@@ -19,7 +23,7 @@ def palette() -> np.ndarray:
     return colours
 
 
-def save_mask(mask: Any, path: str | os.PathLike[str], *, wide: bool = False) -> None:
+def save_mask(mask: Tensor | np.ndarray, path: str | os.PathLike[str], *, wide: bool = False) -> None:
     """Writes a (H, W) mask of integers 0 to 255 as a palette PNG.
 
     Args:
@@ -29,7 +33,7 @@ def save_mask(mask: Any, path: str | os.PathLike[str], *, wide: bool = False) ->
         ValueError: another shape, or values that do not fit one byte.
         OSError: it cannot be written.
     """
-    values = np.asarray(mask)
+    values = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
     if values.ndim != 2 or values.dtype.kind not in "iu":
         raise ValueError(f"a mask is a (H, W) array of integers, got {values.dtype} {values.shape}.")
     highest = 65535 if wide else 255
@@ -49,18 +53,20 @@ def load_mask(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         FileNotFoundError: there is no file.
         OSError: it cannot be read.
-        ValueError: the file is no PNG, or its values are no classes: a colour picture, grey of fewer than 8 bits.
+        ValueError: the file is not a PNG, or its values are not classes: a colour picture, grey of fewer than 8 bits.
     """
-    name = os.fspath(path)
+    name = printable(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(require_regular(path), formats=FORMATS) as image:
             kind, mode = image.format, image.mode
             stored = str(image.tile[0][3]) if image.tile else mode  # grey of fewer than 8 bits is "L;4", say
             values = np.array(image)
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"{name} cannot be read as a mask: {error}") from error
+    except Image.UnidentifiedImageError:
+        raise OSError(f"{name} cannot be read as a mask: it is not a PNG.") from None
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        raise OSError(f"{name} cannot be read as a mask: {printable(error, 300)}") from error
     if kind != "PNG":
         raise ValueError(f"{name}: a mask is a PNG, this one is a {kind}.")
     if mode not in ("P", "L", "I;16") or (mode == "L" and ";" in stored):

@@ -3,8 +3,10 @@
 import pytest
 import timm
 import torch
+from torch import nn
 
 from crt.cam import class_attention, patch_attention
+from crt.cam.attention import evaluating
 from crt.models import CRT
 
 from .conftest import TINY
@@ -108,3 +110,80 @@ def test_a_cnn_is_no_backbone():
     with pytest.raises((ValueError, TypeError)):
         CRT("resnet18", num_classes=2)
     assert timm.is_model("resnet18")
+
+
+class LoRA(nn.Linear):
+    """As loralib's: a linear layer with a low-rank addition that its ``weight`` does not show."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__(base.in_features, base.out_features)
+        self.load_state_dict(base.state_dict())
+        self.add = nn.Sequential(nn.Linear(base.in_features, 4), nn.Linear(4, base.out_features))
+
+    def forward(self, x):
+        return super().forward(x) + self.add(x)
+
+
+class Wrapped(nn.Module):
+    """As peft's: a module around the linear layer."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.layer = LoRA(base)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("adapter", [LoRA, Wrapped])
+@pytest.mark.parametrize("qk_norm", [True, False])
+@torch.no_grad()
+def test_an_adapter_on_qkv_counts(adapter, qk_norm):
+    arguments = {**TINY, "backbone_args": {**TINY["backbone_args"], "qk_norm": qk_norm}}
+    model = CRT("vit_tiny_patch16_224", num_classes=2, **arguments).eval()
+    before = model.tile_maps(tiles := torch.randn(2, 3, 64, 64))[1]
+    for block in model.backbone.blocks:
+        block.attn.qkv = adapter(block.attn.qkv)
+        for parameter in block.attn.qkv.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    expected = torch.stack(full_rows(model, tiles)).sum(dim=0)[:, model.prefix :]
+    attention = model.tile_maps(tiles)[1].flatten(1)
+    torch.testing.assert_close(attention, expected, rtol=1e-4, atol=1e-6)
+    assert (attention - before.flatten(1)).abs().max() > 1e-3
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model.tile_maps(tiles)
+
+
+def test_gradient_checkpointing_is_honoured(tiny):
+    """Blocks are computed again in the backward pass; logits and gradients stay."""
+    x, calls = torch.randn(1, 3, 64, 64), []
+    tiny.backbone.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    found = []
+    for enable in (False, True):
+        tiny.backbone.set_grad_checkpointing(enable)
+        calls.clear()
+        tiny.zero_grad()
+        logits = tiny(x)
+        logits.sum().backward()
+        found.append((logits.detach(), tiny.backbone.blocks[0].mlp.fc1.weight.grad.clone()))
+        assert len(calls) == (2 if enable else 1) * tiny.num_passes
+    torch.testing.assert_close(found[0], found[1])
+    calls.clear()
+    tiny.tile_maps(x)
+    assert len(calls) == tiny.num_passes
+
+
+def test_evaluation_mode_of_several_threads():
+    """The first block to end leaves the module in evaluation mode for those that still run."""
+    module = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    first, second = evaluating(module), evaluating(module[0])
+    with evaluating(module):
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+    assert not module[0].training and module.training
+    second.__exit__(None, None, None)
+    assert [part.training for part in module.modules()] == [True, True, False]
+    with pytest.raises(RuntimeError), evaluating(module):
+        raise RuntimeError
+    assert [part.training for part in module.modules()] == [True, True, False]

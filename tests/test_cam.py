@@ -1,6 +1,7 @@
 """From photos to maps: properties of ``CRT.cam``, ``CRT.raw_cam`` and ``CAMExtractor``."""
 
 import copy
+import dataclasses
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +14,10 @@ from PIL import Image
 from safetensors import safe_open
 from torch.nn import functional as F
 
-from crt.cam import CAMExtractor, class_attention, merge_scales, normalize_cam
+from crt.cam import CAMExtractor, class_attention, mask_from_cam, merge_scales, normalize_cam
+from crt.cam.functional import min_max
+from crt.images import normalize
+from crt.metrics import component_boxes, largest_boxes
 from crt.models import CRT
 
 from .conftest import TINY
@@ -26,10 +30,17 @@ def model():
     return CRT("vit_tiny_patch16_224", num_classes=5, class_names=names, **TINY).eval()
 
 
+def random_image(batch: int, height: int, width: int) -> torch.Tensor:
+    """Normalized, that is with values beyond [0, 1]."""
+    x = torch.randn(batch, 3, height, width)
+    x[:, 0, 0, 0] = -1
+    return x
+
+
 @settings(max_examples=25, deadline=None)
 @given(size=st.tuples(st.integers(1, 150), st.integers(1, 150)), scale=st.sampled_from([0.5, 1.0, 1.3]))
 def test_the_mirrored_photo_has_the_mirrored_cam(model, size, scale):
-    photo = torch.randn(1, 3, *size)
+    photo = random_image(1, *size)
     cam = model.cam(photo, [[0, 3]], scales=(scale,), normalize=False)
     mirrored = model.cam(photo.flip(-1), [[0, 3]], scales=(scale,), normalize=False)
     torch.testing.assert_close(mirrored.flip(-1), cam, rtol=1e-3, atol=1e-4)
@@ -39,7 +50,7 @@ def test_the_mirrored_photo_has_the_mirrored_cam(model, size, scale):
 @given(size=st.tuples(st.integers(1, 150), st.integers(1, 150)))
 def test_raw_cam_is_aligned(model, size):
     """In the exact alignment image and mirror see the same patches: the sum is the sum of two maps of one grid."""
-    x = torch.randn(2, 3, *size)
+    x = random_image(2, *size)
     both = model.raw_cam(x)
     assert both.shape == (2, 5, -(-size[0] // 16), -(-size[1] // 16))
     apart = model.raw_cam(x, mirror=False) + model.raw_cam(x.flip(-1), mirror=False).flip(-1)
@@ -56,7 +67,7 @@ def test_a_bright_spot_does_not_move_when_mirrored():
 
     model = Brightness("vit_tiny_patch16_224", num_classes=1, **TINY).eval()
     photo = torch.zeros(1, 3, 64, 95)
-    photo[..., 40:56] = 1
+    photo[..., 40:56] = 1.5
     centre = {}
     for align in ("exact", "reference"):
         for x, mirrored in ((photo, False), (photo.flip(-1), True)):
@@ -246,7 +257,7 @@ def test_the_model_is_left_as_found(model, photo):
     model.train()
     model.backbone.eval()
     before = [module.training for module in model.modules()]
-    model.cam(photo.float() / 255, "cat")
+    model.cam(normalize(photo, model.mean, model.std), "cat")
     assert [module.training for module in model.modules()] == before
     with pytest.raises(ValueError, match="64, 64"):
         model.tile_maps(torch.zeros(1, 3, 65, 64))
@@ -257,7 +268,7 @@ def test_the_model_is_left_as_found(model, photo):
 
 
 def test_no_gradients_and_the_images_device(model, photo):
-    x = (photo.float() / 255).requires_grad_()
+    x = normalize(photo, model.mean, model.std).requires_grad_()
     cams = model.cam(x, "cat")
     assert not cams.requires_grad
     assert cams.device == x.device
@@ -364,6 +375,38 @@ def test_result(model, photo, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["maps.safetensors"]
 
 
+def test_boxes_are_cut_as_the_metric_cuts_them(photo):
+    """Also where a map's lowest value is not zero: that of a probability."""
+    for activation in ("relu", "sigmoid"):
+        model = CRT("vit_tiny_patch16_224", num_classes=5, activation=activation, **TINY).eval()
+        (result,) = CAMExtractor(model)(photo, [0, 1, 2, 3, 4])
+        for threshold in (0.05, 0.3, 0.6, 0.95):
+            level = torch.tensor([threshold])
+            for cam, box in zip(result.maps, result.boxes(threshold).values(), strict=True):
+                assert list(box) == largest_boxes(component_boxes(min_max(cam), level), 1)[0].tolist()
+    flat = dataclasses.replace(result, maps=torch.full((5, 4, 4), 0.7))
+    assert flat.boxes(0.5) == {}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_maps_that_are_not_finite_are_refused(model, photo, value, tmp_path):
+    (result,) = CAMExtractor(model)(photo, [0])
+    maps = result.maps.clone()
+    maps[0, 3, 3] = value
+    broken = dataclasses.replace(result, maps=maps)
+    for use in (broken.mask, broken.boxes, lambda: broken.save(tmp_path / "x"), lambda: mask_from_cam(maps, [0], 0.5)):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            use()
+    assert not list(tmp_path.iterdir())
+    for name, labels in [("head.bias", [0]), ("head.bias", None), ("backbone.norm.weight", [1])]:
+        damaged = copy.deepcopy(model)
+        with torch.no_grad():
+            damaged.get_parameter(name)[0] = value
+        for normalized in (True, False):
+            with pytest.raises(ValueError, match="NaN or infinite values: check the model's weights"):
+                CAMExtractor(damaged, normalize=normalized)(photo, labels)
+
+
 def test_refined_result(model, photo):
     def smooth(image, cam):
         assert image.shape == (1, 3, 100, 150) and cam.shape == (1, 2, 100, 150) and cam.max() <= 1
@@ -411,6 +454,6 @@ def test_wrong_raw_input(model):
         with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
             model.raw_cam(x)
     with pytest.raises(ValueError, match="'exact' or 'reference'"):
-        model.raw_cam(torch.zeros(1, 3, 64, 64), align="left")
+        model.raw_cam(torch.randn(1, 3, 64, 64), align="left")
     with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
         model.forward_maps(torch.zeros(1, 1, 64, 64))

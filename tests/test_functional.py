@@ -48,9 +48,10 @@ def test_mask_is_the_argmax_over_background_and_maps(count, seed, dtype):
     assert torch.equal(mask_from_cam(cam, labels, 0.25).long(), expected)
 
 
-def test_a_map_that_is_nan_is_nowhere():
+def test_a_map_that_is_nan_is_refused():
     cam = torch.tensor([[[float("nan"), float("nan")]], [[0.9, 0.1]]])
-    assert mask_from_cam(cam, [4, 7], 0.15).tolist() == [[8, 0]]
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        mask_from_cam(cam, [4, 7], 0.15)
 
 
 def test_mask_takes_the_highest_map_above_the_background():

@@ -21,7 +21,7 @@ ALLOWED = {
     "_files": {"_messages", "safetensors", "torch"},
     "images": {"_files", "_messages", "numpy", "PIL", "torch"},
     "labels": {"_messages", "numpy", "torch"},
-    "masks": {"_files", "_messages", "numpy", "PIL", "torch"},
+    "masks": {"_files", "_messages", "images", "numpy", "PIL", "torch"},
     # Drawing knows no room above the ground, so a result can show itself.
     "_draw": {"PIL", "torch"},
     "viz": {"_draw", *GROUND, "numpy", "PIL", "torch"},

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from einops import einsum, rearrange
@@ -37,21 +38,35 @@ def class_attention(block: Any, x: Tensor, prefix: int = 1) -> Tensor:
         TypeError: a block without these layers.
     """
     attention: Any = getattr(block, "attn", None)
-    if not isinstance(getattr(attention, "qkv", None), nn.Linear) or not hasattr(block, "norm1"):
+    if not isinstance(getattr(attention, "qkv", None), nn.Module) or not hasattr(block, "norm1"):
         raise TypeError(f"{type(block).__name__} has no `norm1` and `attn.qkv`; class attention needs timm's Block.")
-    y = block.norm1(x).float()
+    y, layer = block.norm1(x), attention.qkv
     with torch.autocast(x.device.type, enabled=False):  # it would round the scores
-        layer, heads = attention.qkv, attention.num_heads
-        weight = rearrange(layer.weight.float(), "(three h c) d -> three h c d", three=3, h=heads)
-        bias = 0 * weight[..., 0] if layer.bias is None else layer.bias.float().view(weight.shape[:-1])
-        q = einsum(y[:, 0], weight[0], "b d, h c d -> b h c") + bias[0]
-        q = attention.q_norm(q.to(layer.weight)).float() * attention.scale
-        if isinstance(attention.k_norm, nn.Identity):
-            scores = einsum(einsum(q, weight[1], "b h c, h c d -> b h d"), y, "b h d, b n d -> b h n")
-        else:
-            k = einsum(y, weight[1], "b n d, h c d -> b h n c") + bias[1][:, None]
-            scores = einsum(q, attention.k_norm(k.to(layer.weight)).float(), "b h c, b h n c -> b h n")
+        if type(layer) is nn.Linear:
+            q, keys = _weights_of_class_token(attention, y.float())
+        else:  # an adapter (LoRA), a quantized layer: what it computes is known to itself alone
+            dtypes = [p.dtype for p in layer.parameters() if p.is_floating_point()]
+            qkv = layer(y.to(dtypes[0] if dtypes else y.dtype))
+            q, keys, _ = rearrange(qkv, "b n (three h c) -> three b h n c", three=3, h=attention.num_heads)
+            q, keys = attention.q_norm(q[:, :, 0]).float() * attention.scale, attention.k_norm(keys).float()
+        scores = einsum(q, keys, "b h c, b h n c -> b h n" if keys.ndim == 4 else "b h c, b n c -> b h n")
         return torch.softmax(scores, dim=-1).mean(dim=1)[:, prefix:]
+
+
+def _weights_of_class_token(attention: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    """What a plain linear layer scores tokens (B, N, D) by: a query (B, H, C), and the keys (B, H, N, C).
+
+    Without a norm of the keys the query is taken to the tokens' own space, (B, H, D), and the tokens are the keys.
+    """
+    layer, heads = attention.qkv, attention.num_heads
+    weight = rearrange(layer.weight.float(), "(three h c) d -> three h c d", three=3, h=heads)
+    bias = 0 * weight[..., 0] if layer.bias is None else layer.bias.float().view(weight.shape[:-1])
+    q = einsum(y[:, 0], weight[0], "b d, h c d -> b h c") + bias[0]
+    q = attention.q_norm(q.to(layer.weight)).float() * attention.scale
+    if isinstance(attention.k_norm, nn.Identity):
+        return einsum(q, weight[1], "b h c, h c d -> b h d"), y
+    k = einsum(y, weight[1], "b n d, h c d -> b h n c") + bias[1][:, None]
+    return q, attention.k_norm(k.to(layer.weight)).float()
 
 
 class PatchAttention:
@@ -123,14 +138,27 @@ def _add_matrices(sums: PatchAttention, attention: Any, qkv: Tensor, prefix: int
     sums.calls += 1
 
 
+_held: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # modules in training mode that are to evaluate
+_holding = threading.Lock()
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every submodule's own mode again afterwards."""
-    training = [part for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
+    """Evaluation mode inside, every submodule's own mode again afterwards.
+
+    Several threads, and blocks within blocks, may hold one module: its mode returns when the last of them ends.
+    """
+    with _holding:
+        parts = [part for part in module.modules() if part.training or part in _held]
+        for part in parts:
+            _held[part] = _held.get(part, 0) + 1
+            part.training = False
     try:
         yield
     finally:
-        for part in training:
-            part.training = True
+        with _holding:
+            for part in parts:
+                _held[part] -= 1
+                if not _held[part]:
+                    del _held[part]
+                    part.training = True

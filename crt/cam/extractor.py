@@ -19,6 +19,7 @@ from crt.cam.functional import (
     Activation,
     Align,
     activate,
+    check_finite,
     merge_scales,
     normalize_cam,
     pool_maps,
@@ -186,9 +187,9 @@ class CAMExtractor:
         """Merges the computed tiles of one photo: tiles to views, mirror images to scales, scales to maps."""
         model, photo, targets = self.model, seen.photo, seen.targets
         if targets is None:
-            targets = _predict(seen.scores(model.pool))
+            targets = _predict(check_finite(seen.scores(model.pool)))
             seen.select(targets.nonzero().flatten())
-        cam = merge_scales(seen.cams(2 if self.flip else 1), size or (photo.shape[-2], photo.shape[-1]))
+        cam = check_finite(merge_scales(seen.cams(2 if self.flip else 1), size or (photo.shape[-2], photo.shape[-1])))
         return CAMResult(
             maps=(normalize_cam(cam) if self.normalize else cam).to(photo.device),
             labels=targets.nonzero().flatten().tolist(),

@@ -12,6 +12,8 @@ from crt.images import resize
 
 __all__ = [
     "activate",
+    "check_finite",
+    "largest_box",
     "largest_component",
     "mask_from_cam",
     "merge_scales",
@@ -64,6 +66,37 @@ def normalize_cam(cam: Tensor) -> Tensor:
     return cam / (cam.amax(dim=(-2, -1), keepdim=True) + 1e-5)
 
 
+def check_finite(maps: Tensor) -> Tensor:
+    """The maps, if all of their values are finite.
+
+    Raises:
+        ValueError: NaN or infinite values: of weights or constants that are not finite, or of half precision.
+    """
+    if maps.numel() and not torch.isfinite(torch.stack(maps.aminmax())).all():
+        raise ValueError("the maps have NaN or infinite values: check the model's weights, mean and std.")
+    return maps
+
+
+def largest_box(cam: Tensor, threshold: float) -> tuple[int, int, int, int] | None:
+    """The box around the largest component of the pixels that reach a threshold.
+
+    Args:
+        cam: (H, W) of any scale, brought to [0, 1] by ``min_max``.
+        threshold: 0 to 1, a share of the map's range.
+
+    Returns:
+        XYXY in pixels; x1 and y1 are the first column and row behind the box.  None where no pixel reaches it.
+
+    >>> largest_box(torch.tensor([[0.5, 0.7, 0.9], [0.5, 0.5, 0.5]]), 0.4)
+    (1, 0, 3, 1)
+    """
+    component = largest_component(min_max(cam) >= threshold)
+    if not component.any():
+        return None
+    ys, xs = component.nonzero().unbind(dim=1)
+    return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
+
+
 def min_max(cam: Tensor) -> Tensor:
     """Stretches a map to [0, 1]: its lowest value becomes 0, its highest 1; a constant map becomes zeros.
 
@@ -80,10 +113,8 @@ def min_max(cam: Tensor) -> Tensor:
     """
     if cam.ndim != 2 or not cam.numel():
         raise ValueError(f"a map is (H, W), got {tuple(cam.shape)}.")
-    if not torch.isfinite(cam).all():
-        raise ValueError("the map has NaN or infinite values.")
+    low, high = check_finite(cam).float().aminmax()
     cam = cam.float()
-    low, high = cam.min(), cam.max()
     return (cam - low) / (high - low) if high > low else torch.zeros_like(cam)
 
 
@@ -146,9 +177,13 @@ def mask_from_cam(cam: Tensor, labels: Sequence[int], threshold: float) -> Tenso
 
     Returns:
         (H, W) uint8, or int32 beyond 254 classes; 0 is background, class i is i + 1.
+
+    Raises:
+        ValueError: other than one map a label, or maps with NaN or infinite values.
     """
     if cam.shape[0] != len(labels):
         raise ValueError(f"{cam.shape[0]} maps for {len(labels)} labels.")
+    check_finite(cam)
     dtype = torch.uint8 if max(labels, default=0) < 254 else torch.int32
     mask = torch.zeros(cam.shape[-2:], dtype=dtype, device=cam.device)
     highest = torch.full_like(mask, threshold, dtype=cam.dtype)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from crt import viz
 from crt._files import write_tensors
-from crt.cam.functional import largest_component, mask_from_cam, normalize_cam
+from crt.cam.functional import check_finite, largest_box, mask_from_cam, normalize_cam
 
 __all__ = ["CAMResult"]
 
@@ -72,19 +72,20 @@ class CAMResult:
         """The box around each class's largest component, by name.
 
         Args:
-            threshold: share of the map's maximum that belongs to the object, 0 to 1; None takes the model's.
+            threshold: share of the map's range, from its lowest to its highest value, that belongs to the object, 0 to
+                1; None takes the model's.  The rule of ``crt.metrics.Localisation``.
 
         Returns:
             XYXY in pixels of the map; x1 and y1 are the first column and row behind the box.  A class whose map is
-            zero has no box.
+            the same everywhere has no box.
+
+        Raises:
+            ValueError: maps with NaN or infinite values.
         """
-        share, found = self.seed_threshold if threshold is None else threshold, {}
-        for name, cam in zip(self.names, self.maps, strict=True):
-            if cam.max() <= 0:
-                continue
-            ys, xs = largest_component(cam >= max(share, 1e-6) * cam.max()).nonzero().unbind(dim=1)
-            found[name] = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
-        return found
+        share = self.seed_threshold if threshold is None else threshold
+        pairs = zip(self.names, self.maps, strict=True)
+        found = {name: largest_box(cam, share) for name, cam in pairs if check_finite(cam).max() > cam.min()}
+        return {name: box for name, box in found.items() if box is not None}
 
     def overlay(self, alpha: float = 0.7) -> Image.Image:
         """The photo under its maps, one bright colour a class, at its size; ``alpha`` (0 to 1) is their strength."""
@@ -97,7 +98,8 @@ class CAMResult:
 
         Raises:
             OSError: it cannot be written.
+            ValueError: maps with NaN or infinite values.
         """
-        tensors = {"maps": self.maps, "labels": torch.tensor(self.labels, dtype=torch.int64)}
+        tensors = {"maps": check_finite(self.maps), "labels": torch.tensor(self.labels, dtype=torch.int64)}
         metadata = {"names": json.dumps(self.names), "seed_threshold": str(self.seed_threshold)}
         write_tensors(Path(path), tensors, metadata)
