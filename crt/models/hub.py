@@ -3,14 +3,14 @@
 Safetensors only, nothing is unpickled; loading is strict.
 """
 
-import hashlib
 import json
+import math
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.utils import (
     EntryNotFoundError,
@@ -20,9 +20,13 @@ from huggingface_hub.utils import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from crt._files import require_regular
+from crt._messages import printable
+from crt.models.config import MAX_PARAMETERS
 
 __all__ = [
     "CONFIG",
@@ -41,6 +45,8 @@ __all__ = [
 # The base error of the HTTP library below huggingface_hub, whichever it is (requests, httpx, httpx2).
 TransportError: type[Exception] = HfHubHTTPError.__bases__[0]
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MAX_CONFIG, MAX_HEADER = 4_000_000, 16_000_000  # bytes
+FLOATS = ("F16", "BF16", "F32", "F64")
 
 
 class Source(NamedTuple):
@@ -62,23 +68,28 @@ def from_path(path: str | os.PathLike[str]) -> Source:
 
     Raises:
         FileNotFoundError: there is no such file, or the folder lacks one of its two.
-        ValueError: the file is no safetensors.
+        ValueError: the file is not safetensors.
     """
-    path = Path(path).expanduser()
-    if path.is_dir():
+    path, shown = Path(path).expanduser(), printable(path)
+    try:
+        is_folder, there = path.is_dir(), path.exists()
+    except (OSError, ValueError) as error:  # too long a name, a null byte
+        raise FileNotFoundError(f"there is no weights file or folder at {shown}: {printable(error)}.") from error
+    if is_folder:
         for name in (CONFIG, WEIGHTS):
-            if not (path / name).is_file():
-                raise FileNotFoundError(f"the folder {path} has no {name}; save_pretrained writes both files.")
+            if not (path / name).exists():
+                raise FileNotFoundError(f"the folder {shown} has no {name}; save_pretrained writes both files.")
         return Source(str(path), path / WEIGHTS, read_config(path / CONFIG))
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no weights file or folder at {path}.")
+    if not there:
+        raise FileNotFoundError(f"there is no weights file or folder at {shown}.")
+    require_regular(path)
     if path.suffix != ".safetensors":
         raise ValueError(
-            f"{path} is not a .safetensors file; other formats can run code when they are read. Convert it once with "
+            f"{shown} is not a .safetensors file; other formats can run code when they are read. Convert it once with "
             f"safetensors.torch.save_file(state_dict, 'model.safetensors')."
         )
     beside = path.with_name(CONFIG)
-    return Source(str(path), path, read_config(beside) if beside.is_file() else {})
+    return Source(str(path), path, read_config(beside) if beside.exists() else {})
 
 
 def from_hub(
@@ -114,10 +125,10 @@ def from_hub(
 def _download(repo: str, file: str, options: dict[str, Any]) -> Path:
     name = f"{repo}@{options['revision'] or 'main'}"
     try:
-        path = Path(hf_hub_download(repo, file, **options))
+        return Path(hf_hub_download(repo, file, **options))
     except HFValidationError as error:
         raise ValueError(
-            f"{repo!r} is no repository on the Hub; expected 'org/name' or 'org/name@revision'."
+            f"{repo!r} is not a repository on the Hub; expected 'org/name' or 'org/name@revision'."
         ) from error
     except LocalEntryNotFoundError as error:
         if isinstance(error.__cause__, HfHubHTTPError):  # the Hub was reached, and it failed
@@ -143,54 +154,57 @@ def _download(repo: str, file: str, options: dict[str, Any]) -> Path:
     except (TransportError, OSError, ValueError) as error:
         reason = error.__cause__ if isinstance(error, ValueError) else None  # force_download has it there
         raise OSError(f"{file} of {name} could not be downloaded, try again: {reason or error}") from error
-    _check_hash(path, name)
-    return path
-
-
-def _check_hash(path: Path, name: str) -> None:
-    """Large files lie in the cache under their SHA-256; a file that does not match is removed."""
-    blob = path.resolve()
-    if not re.fullmatch(r"[0-9a-f]{64}", blob.name):
-        return
-    digest = hashlib.sha256()
-    with open(blob, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    found = digest.hexdigest()
-    if found != blob.name:
-        path.unlink()
-        blob.unlink(missing_ok=True)
-        raise OSError(
-            f"{path.name} of {name} is damaged: its SHA-256 is {found[:12]}..., the Hub says {blob.name[:12]}.... "
-            f"It was removed from the cache; try again."
-        )
 
 
 def read_config(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; what is in it is not looked at (``crt.models.config.check_config`` does).
+
+    Raises:
+        ValueError: it is larger than 4 MB, or not a JSON object.
+        OSError: it is not a regular file, or cannot be read.
+    """
+    if require_regular(path).stat().st_size > MAX_CONFIG:
+        raise ValueError(f"{printable(path)} is larger than {MAX_CONFIG} bytes; a model's configuration is not.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else printable(error)
         raise ValueError(
-            f"{path} is not valid JSON ({error}); save it again, or fetch it again with force_download=True."
+            f"{printable(path)} is not valid JSON ({reason}); save it again, or fetch it again with "
+            f"force_download=True."
         ) from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object with the model's arguments, as save_pretrained writes it.")
+        raise ValueError(
+            f"{printable(path)} must hold a JSON object with the model's arguments, as save_pretrained writes it."
+        )
     return config
 
 
-def load_weights(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     """Copies all tensors into the model, in the model's dtype.
 
     Raises:
         ValueError: a tensor is missing, left over or of another shape.
     """
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
+    own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    shapes = [f"{key} {given[key]} for {own[key]}" for key in own if key in given and given[key] != own[key]]
+    groups = {
+        "missing": [key for key in own if key not in given],
+        "left over": [key for key in given if key not in own],
+        "of another shape": shapes,
+    }
+    wrong = [
+        f"{what}: {', '.join(printable(key, 100) for key in keys[:3])}{f' and {len(keys) - 3} more' * (len(keys) > 3)}"
+        for what, keys in groups.items()
+        if keys
+    ]
+    if wrong:
         raise ValueError(
-            f"the weights of {name} do not fit this {type(model).__name__}; they need the arguments of the model that "
-            f"they were saved from (config.json): {error}"
-        ) from error
+            f"the weights of {printable(name)} do not fit this {type(model).__name__}; they need the arguments of the "
+            f"model that they were saved from (config.json). Tensors {'; '.join(wrong)}."
+        )
+    model.load_state_dict(state, strict=True)
 
 
 def load_features(features: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
@@ -207,14 +221,50 @@ def read_weights(path: Path, name: str) -> dict[str, Tensor]:
     """Reads a safetensors file.
 
     Raises:
-        ValueError: it is truncated or no safetensors.
+        ValueError: it is truncated or not safetensors, too large for any model, or holds other than finite floats.
+        OSError: it is not a regular file, or cannot be read.
     """
+    _check_header(require_regular(path), name)
     try:
-        return load_file(path)
+        state = load_file(path)
     except (SafetensorError, EOFError) as error:
-        raise ValueError(
-            f"{path} ({name}) is truncated or no safetensors file ({error}); fetch or save it again."
-        ) from error
+        raise ValueError(_not_safetensors(path, name, error)) from error
+    for key, value in state.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(
+                f"{printable(name)}: the tensor {printable(key, 100)} has NaN or infinite values: the file is damaged."
+            )
+    return state
+
+
+def _check_header(path: Path, name: str) -> None:
+    """ValueError unless the file holds floating-point tensors that a model can have; reads no values."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if MAX_HEADER < length < path.stat().st_size:
+        raise ValueError(f"{printable(path)} has a header of {length} bytes; at most {MAX_HEADER} are read.")
+    try:
+        with safe_open(path, "pt") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            dtypes = {key: piece.get_dtype() for key, piece in slices.items()}
+            elements = sum(math.prod(piece.get_shape()) for piece in slices.values())
+    except (SafetensorError, EOFError) as error:
+        raise ValueError(_not_safetensors(path, name, error)) from error
+    for key, dtype in dtypes.items():
+        if dtype not in FLOATS and not (dtype == "I64" and key.endswith("num_batches_tracked")):
+            raise ValueError(
+                f"{printable(name)}: the tensor {printable(key, 100)} is {dtype}; expected {', '.join(FLOATS)}. "
+                f"Quantised weights are not read; save the model in float16 or float32."
+            )
+    if elements > MAX_PARAMETERS:
+        raise ValueError(f"{printable(name)} holds {elements} values; at most {MAX_PARAMETERS} are read.")
+
+
+def _not_safetensors(path: Path, name: str, error: Exception) -> str:
+    return (
+        f"{printable(path)} ({printable(name)}) is truncated or not a safetensors file ({printable(error)}); fetch or "
+        f"save it again."
+    )
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -8,14 +8,16 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor
 
 from crt._files import write_tensors
+from crt._messages import printable
+from crt.models.config import check_config
 from crt.models.hub import CONFIG, WEIGHTS, Source, from_hub, from_path, load_weights, read_weights
 
 __all__ = ["HubMixin"]
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 class HubMixin(PyTorchModelHubMixin, library_name="crt-wsss", license="apache-2.0"):
     """``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` for models with a ``config`` of plain arguments."""
+
+    config_table: ClassVar[str]  # the network's key in ``crt.models.config.SETTINGS``
 
     @property
     def config(self) -> dict[str, Any]:
@@ -74,16 +78,12 @@ class HubMixin(PyTorchModelHubMixin, library_name="crt-wsss", license="apache-2.
         Raises:
             ValueError: the config has unknown keys, or the weights do not fit.
         """
-        known = inspect.signature(cls.__init__).parameters.keys() - {"self"}
-        if unknown := source.config.keys() - known:
-            raise ValueError(
-                f"config.json of {source.name} has unknown keys: {', '.join(sorted(unknown))}. It may be of another "
-                f"library or of a newer version of crt-wsss."
-            )
-        state = read_weights(source.weights, source.name)
-        config = dict(source.config)
+        overrides = check_config(overrides, cls.config_table)
+        config = check_config(source.config, cls.config_table, source=f"config.json of {source.name}")
+        state = cls.clean_state(read_weights(source.weights, source.name))
         if not config and "head.weight" in state:
             config["num_classes"] = state["head.weight"].shape[0]
+        cls._check_size(source, state, build, {**config, **overrides})
         wanted = overrides.pop("num_classes", None)
         new_head = wanted is not None and wanted != config.get("num_classes")
         class_names = overrides.pop("class_names", None) if new_head else None
@@ -96,6 +96,30 @@ class HubMixin(PyTorchModelHubMixin, library_name="crt-wsss", license="apache-2.
             logger.warning("%s: new, untrained head for %d classes (was %d).", source.name, wanted, model.num_classes)
             model.reset_classifier(wanted, class_names)
         return model.eval()
+
+    @classmethod
+    def _check_size(
+        cls, source: Source, state: dict[str, Tensor], build: Callable[..., Any] | None, config: dict[str, Any]
+    ) -> None:
+        """ValueError if the configuration is of a network much larger than the weights: it is not built to find out."""
+        parameters = {**inspect.signature(cls.__init__).parameters, **inspect.signature(build or cls).parameters}
+        settings = {name: parameter.default for name, parameter in parameters.items()} | config
+        needed, held = cls.backbone_size(settings), sum(value.numel() for value in state.values())
+        if needed > 1.2 * held + 20_000_000:
+            raise ValueError(
+                f"config.json of {printable(source.name)} describes a network of at least {needed} parameters; its "
+                f"weights hold {held}."
+            )
+
+    @classmethod
+    def backbone_size(cls, settings: Mapping[str, Any]) -> int:
+        """Parameters of the backbone that the constructor would build, found without building it."""
+        raise NotImplementedError
+
+    @classmethod
+    def clean_state(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a file without those that earlier versions wrote and this one does not need."""
+        return state
 
     def fit_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of a checkpoint as this model needs them; a model may resample what depends on the input size."""
