@@ -4,6 +4,7 @@ Every function takes plain tensors and returns a PIL image; nothing here knows a
 one perceptual colour scale, on which equal steps of a map look equally large; classes have bright colours of their own.
 """
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,6 +35,7 @@ __all__ = [
     "overlay",
     "paint_mask",
     "panel",
+    "to_png",
     "under_title",
 ]
 
@@ -127,6 +129,7 @@ def panel(
     names: Sequence[str] | None = None,
     *,
     scores: Sequence[float] | None = None,
+    legend: Sequence[int] | None = None,
     width: int = 1000,
     columns: int = 4,
 ) -> Image.Image:
@@ -139,19 +142,22 @@ def panel(
         mask: (H, W) integers; 0 = background, i + 1 = class i.
         names: names of all K classes; None writes the indices.
         scores: k probabilities in [0, 1], shown beside the names.
+        legend: class indices that the legend lists, where the mask shows them; None takes ``labels``.
         width: of the whole, in pixels.
         columns: pictures in a row, at most.
 
     Returns:
         An RGB image.
     """
-    named = [names[i] if names is not None else f"class {i}" for i in labels]
+    legend = labels if legend is None else legend
+    called = {i: names[i] if names is not None else f"class {i}" for i in {*labels, *legend}}
+    named = [called[i] for i in labels]
     titles = [name if scores is None else f"{name}  {scores[i]:.2f}" for i, name in enumerate(named)]
     photo = Image.fromarray(pixels.cpu().permute(1, 2, 0).contiguous().numpy())
     pictures = [photo, *(heat_map(pixels, cam) for cam in maps), draw_mask(pixels, mask, names, tags=False)]
     columns = min(columns, len(pictures))
     gap, side = 10, (width - 10 * (columns - 1)) // columns
-    found = [(name, i) for name, i in zip(named, labels, strict=True) if bool((mask == i + 1).any())]
+    found = [(called[i], i) for i in legend if bool((mask == i + 1).any())]
     captions = [
         draw_caption("photo", side),
         *(draw_scale_caption(title, side) for title in titles),
@@ -207,6 +213,13 @@ def under_title(picture: Image.Image, title: str, *, width: int = 0, size: int =
     titled.paste(strip, (4, 0))
     titled.paste(picture.convert("RGB"), (0, strip.height))
     return titled
+
+
+def to_png(picture: Image.Image) -> bytes:
+    """The picture as a PNG file, which is what a notebook shows."""
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
 
 
 # Parts of pictures

@@ -6,6 +6,7 @@ from crt.cam.functional import largest_component, mask_from_cam, merge_scales, n
 from crt.cam.paths import displacements, path_affinity
 from crt.cam.presets import PRESETS
 from crt.cam.result import CAMResult
+from crt.cam.segment import Segmentation, Segmenter
 from crt.cam.tiling import cut, merge, offsets
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "CAMExtractor",
     "CAMModel",
     "CAMResult",
+    "Segmentation",
+    "Segmenter",
     "class_attention",
     "cut",
     "displacements",

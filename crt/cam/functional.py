@@ -25,17 +25,23 @@ __all__ = [
 ]
 
 Align = Literal["exact", "reference"]
-Activation = Literal["relu", "sigmoid", "object"]
+Activation = Literal["relu", "sigmoid", "softmax", "object"]
 
 
 def activate(maps: Tensor, activation: Activation) -> Tensor:
     """Maps signed scores to non-negative activations.
 
-    "relu": max(x, 0). "sigmoid": the probability. "object": how much likelier than background, the difference of both
-    probabilities, cut at zero.
+    "relu": max(x, 0). "sigmoid": the probability of each class against the background, whose score is 0. "softmax": the
+    probability among all k classes and the background. "object": how much likelier than background, the difference of
+    both probabilities, cut at zero.
+
+    Args:
+        maps: (..., k, h, w), any sign.
     """
     if activation == "sigmoid":
         return maps.sigmoid()
+    if activation == "softmax":
+        return torch.cat([torch.zeros_like(maps[..., :1, :, :]), maps], dim=-3).softmax(dim=-3)[..., 1:, :, :]
     return maps.relu() if activation == "relu" else (maps / 2).tanh().relu()
 
 

@@ -91,6 +91,22 @@ class CAMResult:
         """The photo under its maps, one bright colour a class, at its size; ``alpha`` (0 to 1) is their strength."""
         return viz.overlay(self.pixels, self.cam, self.labels, alpha=alpha)
 
+    def panel(self, threshold: float | None = None, *, width: int = 1000) -> Image.Image:
+        """Photo, one heat map a class, and the mask with its legend, side by side.
+
+        Args:
+            threshold: score of the background, 0 to 1; None takes the model's.
+            width: of the picture, in pixels.
+        """
+        return viz.panel(self.pixels, self.cam, self.labels, self.mask(threshold), self.class_names, width=width)
+
+    def show(self) -> None:
+        """Opens ``panel()`` in the viewer of the desktop."""
+        self.panel().show()
+
+    def _repr_png_(self) -> bytes:
+        return viz.to_png(self.panel())
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the maps as safetensors: ``maps`` (k, H, W) float32, ``labels`` (k,) int64; class names as metadata.
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from crt.cam.attention import evaluating
 from crt.cam.extractor import CAMExtractor, patch_cams
 from crt.cam.functional import Activation, Align, pool_maps
+from crt.cam.mixin import CAMMixin
 from crt.cam.tiling import cut, merge, pad_to
 from crt.images import ImagesLike, to_tensors
 from crt.labels import LabelsLike
@@ -29,7 +30,7 @@ from crt.models.tokens import run_passes
 __all__ = ["CRT"]
 
 
-class CRT(nn.Module, HubMixin):
+class CRT(nn.Module, CAMMixin, HubMixin):
     """A plain ViT, run ``num_passes`` times on overlapping tiles; a convolution reads class maps off its patches.
 
     Args:
@@ -43,8 +44,8 @@ class CRT(nn.Module, HubMixin):
         attention_power: exponent of the class attention by which class maps are multiplied (the paper: 1); 0 leaves
             attention out.
         activation: "relu" cuts the product at zero (the paper); "sigmoid" takes it for a logit: for class maps trained
-            on masks; "object" makes one map of the object of a photo that has one, whatever its class
-            (``select_classes``).
+            on masks; "softmax" does so too, and the classes of a photo compete; "object" makes one map of the object of
+            a photo that has one, whatever its class (``select_classes``).
         pool: share of a class map's cells, the highest, whose mean is the class's logit (the paper: 1, all).
         mean, std: normalization of the three channels, for values in [0, 1]; None takes that of the backbone's weights.
         seed_threshold: background score at which seeds are cut by default, 0 to 1 (the paper: 0.15).

@@ -1,0 +1,123 @@
+"""Masks without labels: the class maps of all classes, read as a segmentation.
+
+A model whose maps are probabilities (``activation="softmax"``) lets every class compete with the background at each
+pixel; the likeliest wins.  Of other models the classes are predicted first, and their maps cut at the model's
+background score, as a seed is.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from crt import viz
+from crt.cam.extractor import CAMExtractor, CAMModel
+from crt.cam.result import CAMResult
+from crt.images import ImageLike, ImagesLike, to_tensors
+
+__all__ = ["Segmentation", "Segmenter", "stack_masks"]
+
+IGNORE_INDEX = 255
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The mask of one photo.
+
+    Attributes:
+        mask: (H, W) uint8, or int32 beyond 254 classes; 0 = background, i + 1 = class i.
+        class_names: names of the K classes, or None.
+        pixels: (3, H, W) uint8, the photo.
+    """
+
+    mask: Tensor
+    class_names: Sequence[str] | None
+    pixels: Tensor
+
+    @property
+    def labels(self) -> list[int]:
+        """Indices of the classes in the mask, rising."""
+        return [int(value) - 1 for value in self.mask.unique() if value]
+
+    @property
+    def names(self) -> list[str]:
+        """Their names (indices, for a model without names)."""
+        return [str(i) if self.class_names is None else self.class_names[i] for i in self.labels]
+
+    def panel(self, width: int = 1000) -> Image.Image:
+        """The photo, and the photo under its mask with a legend, side by side."""
+        maps = torch.zeros(0, *self.mask.shape)
+        return viz.panel(self.pixels, maps, [], self.mask, self.class_names, legend=self.labels, width=width)
+
+    def show(self) -> None:
+        """Opens ``panel()`` in the viewer of the desktop."""
+        self.panel().show()
+
+    def _repr_png_(self) -> bytes:
+        return viz.to_png(self.panel())
+
+
+class Segmenter:
+    """Masks of any number of photos, without labels.
+
+    Args:
+        model: a ``CRT``, or any module with the members of ``CAMModel``.
+        refiner: refines the probabilities of the classes found and of the background (``crt.create_refiner``), or None.
+        threshold: background score, 0 to 1, for models whose activation is not "softmax"; None takes the model's.
+        settings: those of ``CAMExtractor``: scales, flip, batch_size, max_side, stride ...
+
+    Raises:
+        ValueError: a setting out of its range.
+    """
+
+    def __init__(
+        self,
+        model: CAMModel,
+        *,
+        refiner: nn.Module | None = None,
+        threshold: float | None = None,
+        **settings: object,
+    ) -> None:
+        self.model, self.refiner, self.threshold = model, refiner, threshold
+        self.compete = model.activation == "softmax"
+        self.extractor = CAMExtractor(model, normalize=not self.compete, **settings)  # type: ignore[arg-type]
+        self.views = len(self.extractor.scales) * (2 if self.extractor.flip else 1)
+
+    def __call__(self, images: ImagesLike) -> list[Segmentation]:
+        """Masks of one image, or of a batch or list of images; see ``CRT.cam`` for what an image may be."""
+        return list(self.stream(to_tensors(images, device=self.model.device)))
+
+    def stream(self, images: Iterable[ImageLike]) -> Iterator[Segmentation]:
+        """Masks of any number of images, one after another; only those in flight are held.
+
+        Raises:
+            TypeError, ValueError, OSError: an image that cannot be understood, after the results of all before it.
+        """
+        everything = torch.ones(1, self.model.num_classes, dtype=torch.bool) if self.compete else None
+        for result in self.extractor.stream((image, everything) for image in images):
+            mask = self._compete(result) if self.compete else result.refined(self.refiner).mask(self.threshold)
+            yield Segmentation(mask, self.model.class_names, result.pixels)
+
+    def _compete(self, result: CAMResult) -> Tensor:
+        """(H, W): the likeliest of all classes and the background."""
+        scores = result.maps / self.views
+        scores = torch.cat([1 - scores.sum(dim=0, keepdim=True), scores])
+        mask = scores.argmax(dim=0)
+        if self.refiner is not None:
+            found = mask.unique()
+            found = found if found[0] == 0 else torch.cat([found.new_zeros(1), found])
+            with torch.no_grad():
+                refined = self.refiner(result.pixels[None], scores[found].clamp(0, 1)[None])[0]
+            mask = found[refined.argmax(dim=0)]
+        return mask.to(torch.uint8 if self.model.num_classes < IGNORE_INDEX else torch.int32)
+
+
+def stack_masks(masks: Sequence[Tensor]) -> Tensor:
+    """Masks of different sizes as (B, H, W): each in the top left corner, 255 around it."""
+    height, width = (max(mask.shape[axis] for mask in masks) for axis in (-2, -1))
+    stacked = masks[0].new_full((len(masks), height, width), IGNORE_INDEX)
+    for place, mask in zip(stacked, masks, strict=True):
+        place[: mask.shape[-2], : mask.shape[-1]] = mask
+    return stacked
