@@ -15,8 +15,7 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from _seeds import Curves, Lists, levels, per_threshold
-from _training import trained
+from _runner import RECORDS, Curves, Lists, levels, per_threshold, trained
 from PIL import Image
 
 from crt.cam import PRESETS, CAMExtractor
@@ -28,7 +27,6 @@ from crt.metrics import MultilabelAP
 from crt.models import CRT
 from crt.train import CAMRecipe, build_branches, make_recipe
 
-RECORDS = Path(__file__).parents[1] / "docs" / "records"
 LISTS = ("train", "train_allclass", "val_animals")
 SCALES = (0.44, 0.88)
 TILED = {**PRESETS["fast"], "scales": SCALES}

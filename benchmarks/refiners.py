@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from _seeds import Curves, Lists, levels, per_threshold, show
+from _runner import RECORDS, Curves, Lists, levels, per_threshold, show
 from _timing import peak_memory
 from PIL import Image
 from torch import Tensor, nn
@@ -33,7 +33,6 @@ from crt.data import load_mask
 from crt.evaluate import seen_by, write_record
 from crt.images import resize, to_tensor
 
-RECORDS = Path(__file__).parents[1] / "docs" / "records"
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "chelsea.jpg"
 SEED = "none"
 Timed = dict[str, tuple[Tensor, float]]  # what a refiner made of a photo's maps, and in how many seconds

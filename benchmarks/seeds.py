@@ -10,7 +10,7 @@ from typing import Annotated
 
 import torch
 import typer
-from _seeds import Curves, Lists, at_best, levels
+from _runner import Curves, Lists, at_best, levels
 
 import crt
 from crt.cam import PRESETS, CAMExtractor

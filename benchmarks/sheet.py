@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from _seeds import levels, show
+from _runner import levels, show
 from PIL import Image
 from torch import Tensor, nn
 

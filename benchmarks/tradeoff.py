@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
-from _seeds import at_best, levels
+from _runner import at_best, levels
 from _tables import preset_of
 from _timing import device_name, wait_for
 from cam_throughput import count_tiles, photo_of

@@ -14,8 +14,7 @@ from typing import Annotated
 
 import torch
 import typer
-from _seeds import at_best, levels, show
-from _training import trained
+from _runner import at_best, levels, show, trained
 
 from crt.cam import CAMExtractor
 from crt.data import ImageDataset

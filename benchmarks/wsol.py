@@ -13,8 +13,7 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from _seeds import show
-from _training import trained
+from _runner import RECORDS, show, trained
 
 import crt
 from crt.cam import CAMExtractor
@@ -24,7 +23,6 @@ from crt.evaluate import BoxReport, measure_boxes, write_record
 from crt.models import CRT
 from crt.train import CAMRecipe, build_branches, make_recipe
 
-RECORDS = Path(__file__).parents[1] / "docs" / "records"
 THRESHOLDS = [round(0.01 * i, 2) for i in range(100)]
 SQUARE = 224  # pixels a side: one tile
 

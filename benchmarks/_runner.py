@@ -1,17 +1,62 @@
-"""What the benchmarks on VOC lists share: photos of several lists seen once, a curve a list."""
+"""What the benchmark scripts share: options, resuming, training, curves of several lists in one pass, and records.
+
+A script measures what has no record yet, and ends each measurement with ``save``: the record then holds the seed, the
+list, how the threshold was chosen, the commit, the versions and the machine.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+import typer
 from rich.progress import track
 from torch import Tensor
 
 from crt.data import VOC_CLASSES, ImageDataset, Sample, load_mask
+from crt.evaluate import write_record
 from crt.metrics import SeedCurve
+from crt.models import CRT, DualBranch
 
-__all__ = ["Curves", "Lists", "at_best", "levels", "per_threshold", "show"]
+if TYPE_CHECKING:
+    from crt.train import CAMRecipe
+
+__all__ = [
+    "CUB",
+    "RECORDS",
+    "VOC",
+    "Again",
+    "Curves",
+    "Json",
+    "Lists",
+    "at_best",
+    "is_done",
+    "levels",
+    "per_threshold",
+    "save",
+    "show",
+    "trained",
+]
+
+RECORDS = Path(__file__).parents[1] / "docs" / "records"
+
+VOC = Annotated[Path, typer.Option(help="Folder in the VOC layout.")]
+CUB = Annotated[Path, typer.Option(help="Folder in the layout of CUB-200-2011.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the record here.")]
+Again = Annotated[bool, typer.Option("--again", help="Measure again what has a record.")]
+
+
+def is_done(*records: Path, again: bool = False) -> bool:
+    """True, and a line that says so, if all these records exist already."""
+    done = not again and all(record.exists() for record in records)
+    if done:
+        print(f"already measured: {', '.join(record.name for record in records)}")
+    return done
+
+
+def save(path: Path | None, measure: str, *, seed: int = 0, **fields: Any) -> None:
+    """Writes the record of one measurement; None prints nothing and writes nothing."""
+    write_record(path, measure=measure, seed=seed, **fields)
 
 
 class Lists:
@@ -78,3 +123,18 @@ def per_threshold(curve: SeedCurve) -> dict[str, float]:
     """mIoU by threshold, as text with three digits."""
     pairs = zip(curve.thresholds.tolist(), curve.compute().view(-1).tolist(), strict=True)
     return {f"{threshold:.3f}": miou for threshold, miou in pairs}
+
+
+def trained(model: DualBranch, photos: ImageDataset, out: Path, recipe: "CAMRecipe") -> CRT:
+    """The ViT after the recipe, in bfloat16 and compiled; an interrupted run in ``out`` resumes."""
+    from crt.train import train_cam
+
+    return train_cam(
+        model,
+        photos,
+        out,
+        recipe,
+        precision="bf16",
+        compile=True,
+        progress=lambda steps, first, total, status: track(steps, "steps", completed=first, total=total),
+    )
