@@ -47,7 +47,7 @@ def test_cam_writes_overlay_mask_and_maps(model, tmp_path):
 
 
 def test_given_options_replace_the_presets(model, voc, tmp_path):
-    measure = ["eval", "cam", "--root", voc, "--list", "train", "--model", model, "--json", tmp_path / "r.json"]
+    measure = ["eval", "cam", "--voc", voc, "--list", "train", "--model", model, "--json", tmp_path / "r.json"]
     seen = []
     for options in [(), ("--preset", "paper"), ("--preset", "paper", "--scales", "0.3", "--no-flip", "--stride", "16")]:
         assert run(*measure, *options).exit_code == 0
@@ -81,12 +81,12 @@ def test_predicted_labels_and_threshold(model, tmp_path):
         (["--batch-size", "0"], "--batch-size"),
         (["--threshold", "2"], "--threshold"),
         (["missing.jpg"], "missing.jpg"),
-        (["{tmp}/other/chelsea.png"], "different folders"),
+        (["{tmp}/other/chelsea.jpg"], "different folders"),
     ],
 )
 def test_bad_input_ends_with_2_and_writes_nothing(model, tmp_path, arguments, message):
     (tmp_path / "other").mkdir()
-    Image.new("L", (4, 4)).save(tmp_path / "other/chelsea.png")
+    Image.new("L", (4, 4)).save(tmp_path / "other/chelsea.jpg")
     arguments = [part.format(tmp=tmp_path) for part in arguments]
     if "--model" not in arguments:
         arguments += ["--model", model]
@@ -159,7 +159,7 @@ def test_models():
 
 
 def test_eval_cam(model, voc, tmp_path):
-    measure = ["eval", "cam", "--root", voc, "--list", "train", "--model", model, "--scales", "1"]
+    measure = ["eval", "cam", "--voc", voc, "--list", "train", "--model", model, "--scales", "1"]
     done = run(*measure, "--json", tmp_path / "r.json")
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "r.json").read_text())
@@ -180,18 +180,18 @@ def test_eval_cam(model, voc, tmp_path):
     ],
 )
 def test_eval_cam_bad_input(model, voc, arguments, message):
-    done = run("eval", "cam", "--root", voc, "--model", model, "--list", "train", "--scales", "0.5", *arguments)
+    done = run("eval", "cam", "--voc", voc, "--model", model, "--list", "train", "--scales", "0.5", *arguments)
     assert done.exit_code == 2
     assert message in " ".join(done.output.split())
 
 
 def test_eval_cam_names_the_mask_that_does_not_fit(model, voc):
     save_mask(np.zeros((3, 3), int), voc / "SegmentationClassAug/b.png")
-    done = run("eval", "cam", "--root", voc, "--model", model, "--list", "train", "--scales", "0.5")
+    done = run("eval", "cam", "--voc", voc, "--model", model, "--list", "train", "--scales", "0.5")
     assert done.exit_code == 2
     assert "b.png" in done.output
     (voc / "JPEGImages/a.jpg").unlink()
-    done = run("eval", "cam", "--root", voc, "--model", model, "--list", "train")
+    done = run("eval", "cam", "--voc", voc, "--model", model, "--list", "train")
     assert done.exit_code == 2
     assert "a.jpg" in done.output
 

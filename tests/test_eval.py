@@ -46,7 +46,7 @@ def is_png(path):
 def test_cam_from_maps(voc, maps, tmp_path):
     files = {name: tmp_path / name for name in ("r.json", "p.png", "w.png")}
     outputs = ["--json", files["r.json"], "--plot", files["p.png"], "--worst", files["w.png"]]
-    done = run("eval", "cam", "--root", voc, "--list", "train", "--maps", maps, "--thresholds", "0.1:0.5:0.1", *outputs)
+    done = run("eval", "cam", "--voc", voc, "--list", "train", "--maps", maps, "--thresholds", "0.1:0.5:0.1", *outputs)
     assert done.exit_code == 0, done.output
     record = json.loads(files["r.json"].read_text())
     truth = {name: load_mask(voc / f"SegmentationClassAug/{name}.png") for name in "ab"}
@@ -61,13 +61,13 @@ def test_cam_from_maps(voc, maps, tmp_path):
     assert record["worst"][1]["miou"] == 1
     text = " ".join(done.output.split())
     assert (
-        "masks' resolution" in text and "(best on this list)" in text and "on train (2 photos, the labels saved" in text
+        "masks' resolution" in text and "(best on this list)" in text and "on train (2 images, the labels saved" in text
     )
     assert is_png(files["p.png"]) and is_png(files["w.png"])
 
 
 def test_cam_from_a_model_names_its_worst(model, voc, tmp_path):
-    measure = ["eval", "cam", "--root", voc, "--list", "train", "--model", model, "--scales", "1"]
+    measure = ["eval", "cam", "--voc", voc, "--list", "train", "--model", model, "--scales", "1"]
     done = run(*measure, "--thresholds", "0.3", "--json", tmp_path / "r.json", "--worst", tmp_path / "w.png")
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "r.json").read_text())
@@ -85,7 +85,7 @@ def test_refined_maps_of_a_model_are_measured(model, voc, tmp_path):
         measure_seeds(seeds_of_model(CAMExtractor(network), photos), photos, [0.3]).curve.best()[1]
     )
 
-    measure = ["eval", "cam", "--root", voc, "--list", "train", "--model", model, "--preset", "paper", "--scales", "1"]
+    measure = ["eval", "cam", "--voc", voc, "--list", "train", "--model", model, "--preset", "paper", "--scales", "1"]
     done = run(*measure, "--thresholds", "0.3", "--refine", "pamr", "--json", tmp_path / "r.json")
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "r.json").read_text())
@@ -99,11 +99,11 @@ def test_saved_results_measure_as_the_model_does(model, voc, tmp_path):
         photo = voc / f"JPEGImages/{name}.jpg"
         done = run("cam", photo, "--labels", labels, "--model", model, "--scales", "1", "--out", tmp_path / "out")
         assert done.exit_code == 0, done.output
-    measure = ["eval", "cam", "--root", voc, "--list", "train", "--json"]
+    measure = ["eval", "cam", "--voc", voc, "--list", "train", "--json"]
     run(*measure, tmp_path / "model.json", "--model", model, "--scales", "1")
     run(*measure, tmp_path / "maps.json", "--maps", tmp_path / "out")
     masks = ["--masks", tmp_path / "out", "--json", tmp_path / "masks.json"]
-    run("eval", "masks", "--root", voc, "--list", "train", *masks)
+    run("eval", "masks", "--voc", voc, "--list", "train", *masks)
     of_model, of_maps, of_masks = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("model", "maps", "masks"))
     assert of_model["curve"] == pytest.approx(of_maps["curve"])
     at = run(*measure, tmp_path / "at.json", "--maps", tmp_path / "out", "--thresholds", "0.15")
@@ -116,7 +116,7 @@ def test_masks(voc, tmp_path):
     for name in "ab":
         truth = load_mask(voc / f"SegmentationClassAug/{name}.png")
         save_mask(np.where(truth == 255, 3, truth), tmp_path / f"masks/{name}.png")
-    measure = ["eval", "masks", "--root", voc, "--list", "train", "--masks", tmp_path / "masks"]
+    measure = ["eval", "masks", "--voc", voc, "--list", "train", "--masks", tmp_path / "masks"]
     done = run(*measure, "--json", tmp_path / "r.json", "--worst", tmp_path / "w.png")
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "r.json").read_text())
@@ -142,7 +142,7 @@ def test_boxes(birds, cub, tmp_path):
     (cub / "classes.txt").write_text("1 001.cat\n2 002.dog\n3 003.bird\n")  # no photo shows a bird
     files = {name: tmp_path / name for name in ("r.json", "p.png", "w.png")}
     outputs = ["--json", files["r.json"], "--plot", files["p.png"], "--worst", files["w.png"]]
-    measure = ["eval", "boxes", "--root", cub, "--model", birds, "--square", "64", "--threshold", "0.2"]
+    measure = ["eval", "boxes", "--cub", cub, "--model", birds, "--square", "64", "--threshold", "0.2"]
     done = run(*measure, *outputs)
     assert done.exit_code == 0, done.output
     record = json.loads(files["r.json"].read_text())
@@ -160,7 +160,7 @@ def test_boxes(birds, cub, tmp_path):
     other = json.loads(files["r.json"].read_text())
     assert other["refiner"] == "pamr" and other["worst"] != record["worst"]
     assert "refined by pamr on test" in " ".join(refined.output.split())
-    done = run("eval", "boxes", "--root", cub, "--model", birds, "--list", "train")
+    done = run("eval", "boxes", "--cub", cub, "--model", birds, "--list", "train")
     assert done.exit_code == 0, done.output
     assert "(the model's)" in done.output and "photos' own resolution" in done.output
 
@@ -168,18 +168,18 @@ def test_boxes(birds, cub, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["boxes", "--root", "{cub}", "--model", "{birds}", "--list", "val"], "'train' and 'test'"),
-        (["boxes", "--root", "{voc}", "--model", "{birds}"], "classes.txt does not exist"),
-        (["boxes", "--root", "{cub}", "--model", "{model}", "--thresholds", "1:0"], "FIRST:LAST:STEP"),
-        (["boxes", "--root", "{cub}", "--model", "{birds}", "--worst", "/nowhere/w.png"], "--worst /nowhere/w.png"),
-        (["boxes", "--root", "{cub}", "--model", "{birds}", "--thresholds", "0:2:0.5"], "0 to 1"),
-        (["boxes", "--root", "{cub}", "--model", "{birds}", "--json", "{cub}"], "this is a folder"),
-        (["masks", "--root", "{voc}", "--list", "train", "--masks", "/nowhere"], "no mask of 'a'"),
-        (["cam", "--root", "{voc}", "--list", "train", "--maps", "/nowhere"], "no maps of 'a'"),
-        (["cam", "--root", "{voc}", "--list", "train", "--maps", "/n", "--model", "m"], "either --model or --maps"),
-        (["cam", "--root", "{voc}", "--list", "train", "--maps", "/n", "--refine", "pamr"], "--refine is for"),
-        (["cam", "--root", "{voc}", "--list", "train", "--model", "{model}", "--refine", "pram"], "mean 'pamr'"),
-        (["cam", "--root", "{voc}", "--list", "train", "--plot", "/nowhere/p.png"], "--plot /nowhere/p.png"),
+        (["boxes", "--cub", "{cub}", "--model", "{birds}", "--list", "val"], "'train' and 'test'"),
+        (["boxes", "--cub", "{voc}", "--model", "{birds}"], "classes.txt does not exist"),
+        (["boxes", "--cub", "{cub}", "--model", "{model}", "--thresholds", "1:0"], "FIRST:LAST:STEP"),
+        (["boxes", "--cub", "{cub}", "--model", "{birds}", "--worst", "/nowhere/w.png"], "--worst /nowhere/w.png"),
+        (["boxes", "--cub", "{cub}", "--model", "{birds}", "--thresholds", "0:2:0.5"], "0 to 1"),
+        (["boxes", "--cub", "{cub}", "--model", "{birds}", "--json", "{cub}"], "this is a folder"),
+        (["masks", "--voc", "{voc}", "--list", "train", "--masks", "/nowhere"], "no mask of 'a'"),
+        (["cam", "--voc", "{voc}", "--list", "train", "--maps", "/nowhere"], "no maps of 'a'"),
+        (["cam", "--voc", "{voc}", "--list", "train", "--maps", "/n", "--model", "m"], "either --model or --maps"),
+        (["cam", "--voc", "{voc}", "--list", "train", "--maps", "/n", "--refine", "pamr"], "--refine is for"),
+        (["cam", "--voc", "{voc}", "--list", "train", "--model", "{model}", "--refine", "pram"], "mean 'pamr'"),
+        (["cam", "--voc", "{voc}", "--list", "train", "--plot", "/nowhere/p.png"], "--plot /nowhere/p.png"),
     ],
 )
 def test_bad_input_ends_with_2(birds, model, cub, voc, arguments, message):
@@ -191,7 +191,7 @@ def test_bad_input_ends_with_2(birds, model, cub, voc, arguments, message):
 
 def test_without_matplotlib_the_extra_is_named(voc, maps, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    measure = ["eval", "cam", "--root", voc, "--list", "train", "--maps", maps]
+    measure = ["eval", "cam", "--voc", voc, "--list", "train", "--maps", maps]
     done = run(*measure, "--plot", tmp_path / "p.png")
     assert done.exit_code == 2
     assert "pip install 'crt-wsss[eval]'" in " ".join(done.output.split())
@@ -238,7 +238,7 @@ def test_thresholds_end_at_the_last():
 
 
 def test_broken_files_are_named_and_a_late_failure_keeps_the_record(voc, maps, model, tmp_path):
-    measure = ["eval", "cam", "--root", voc, "--list", "train", "--thresholds", "0.3"]
+    measure = ["eval", "cam", "--voc", voc, "--list", "train", "--thresholds", "0.3"]
     photo, mask = voc / "JPEGImages/a.jpg", next((voc / "SegmentationClassAug").glob("a.png"))
     photo.write_bytes(photo.read_bytes()[:300])
     done = run(*measure, "--model", model)

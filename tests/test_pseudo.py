@@ -167,11 +167,11 @@ def test_killed_and_started_again(folder):
     assert there >= 2
     done = CliRunner().invoke(app, arguments(folder, folder / "out", "--refine", "pamr"))
     assert done.exit_code == 0, done.output
-    assert "were there" in done.output and "0 were there" not in done.output
+    assert "already there" in done.output and "0 already there" not in done.output
     CliRunner().invoke(app, arguments(folder, folder / "alone", "--refine", "pamr"))
     assert masks_in(folder / "out") == masks_in(folder / "alone") and len(masks_in(folder / "out")) == COUNT
     again = CliRunner().invoke(app, arguments(folder, folder / "out", "--refine", "pamr"))
-    assert f"0 masks written, {COUNT} were there" in again.output
+    assert f"0 masks written, {COUNT} already there" in again.output
 
 
 def test_odd_files_are_reported_and_the_rest_is_done(folder):
@@ -208,7 +208,7 @@ def test_odd_files_are_reported_and_the_rest_is_done(folder):
         "stands in the table twice",
     ):
         assert part in done.output, part
-    assert f"{COUNT + 2} masks written, 0 were there, 6 failed" in done.output
+    assert f"{COUNT + 2} masks written, 0 already there, 6 failed" in done.output
     assert {"deep.png", "moving.png"} < set(masks_in(folder / "out"))
 
 
@@ -304,10 +304,10 @@ def test_a_broken_photo_of_one_process_does_not_stop_the_others(folder):
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode != 0
     assert len(masks_in(folder / "out")) == COUNT // 2
-    assert f"{COUNT // 2} masks written, 0 were there, {COUNT // 2} failed" in done.stdout
+    assert f"{COUNT // 2} masks written, 0 already there, {COUNT // 2} failed" in done.stdout
 
 
 def test_masks_do_not_go_where_subfolders_are_classes(folder):
     command = ["pseudo", "--images", str(folder / "photos"), "--out", str(folder / "photos/masks")]
     done = CliRunner().invoke(app, command)
-    assert done.exit_code == 2 and "a subfolder is a class" in done.output
+    assert done.exit_code == 2 and "each subfolder is a class" in done.output

@@ -112,7 +112,7 @@ def test_from_labels_to_masks(birds, tmp_path, monkeypatch):
     assert inside > by_chance + 0.25
 
     settings = [part for change in [*QUICK, "epochs=5", "lr=0.0002"] for part in ("--set", change)]
-    second = ["--preset", "t16-voc9k-masks", "--masks", tmp_path / "masks1", "--start", tmp_path / "run1/model"]
+    second = ["--recipe", "t16-voc9k-masks", "--masks", tmp_path / "masks1", "--start", tmp_path / "run1/model"]
     run("train", "cam", *table, *second, *settings, "--workers", 0, "--out", tmp_path / "run2")
     falling = losses(tmp_path / "run2", "mask")
     assert falling[-1] < falling[0]

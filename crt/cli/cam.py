@@ -1,13 +1,12 @@
-"""``crt cam``: photos to maps, masks and overlays."""
+"""``crt cam``: images to maps, masks and overlays."""
 
-import io
+import os
 import re
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.progress import track
 
 from crt.cli.common import (
     BatchSize,
@@ -18,59 +17,67 @@ from crt.cli.common import (
     Scales,
     Stride,
     complain,
-    err,
+    find_device,
     load_model,
     make_extractor,
-    one_line_errors,
-    out,
+    note,
+    progress_bar,
+    say,
 )
+
+if TYPE_CHECKING:
+    from crt.cam import CAMResult
+
+ENDINGS = (".overlay.png", ".mask.png", ".cam.safetensors")
 
 
 def cam(
-    photos: Annotated[list[Path], typer.Argument(help="Photos.", metavar="PHOTO...")],
-    output: Annotated[Path, typer.Option("--out", help="Folder for the results; made if need be.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...", show_default=False)],
+    output: Annotated[Path, typer.Option("--out", help="Output folder; it is created if it does not exist.")],
     labels: Annotated[
-        str | None, typer.Option(help="Classes in the photos, separated by commas; without it they are predicted.")
+        str | None,
+        typer.Option(help="Classes that the images show, separated by commas. Default: those the model predicts."),
     ] = None,
     model: Model = "crt_vit_t16",
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Background score: lower values give larger masks. Default: the model's."),
+    ] = None,
     preset: Preset = "fast",
     scales: Scales = None,
     flip: Flip = None,
     stride: Stride = None,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Background score of the mask; none: the model's.")
-    ] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     batch_size: BatchSize = 16,
 ) -> None:
-    """Write NAME.overlay.png, NAME.mask.png (VOC palette) and NAME.cam.safetensors (maps) for each photo."""
+    """Show where in an image its classes are: maps and masks.
+
+    Writes NAME.overlay.png, NAME.mask.png (VOC palette) and NAME.cam.safetensors (the maps) for each image.
+    """
     from crt.labels import to_multi_hot
 
-    with one_line_errors():
-        names: Any = _names(labels)
-        targets = _targets(photos, output)
-        network = load_model(model, device)
-        if names is not None and network.class_names is None:
-            names = [int(name) if name.isdecimal() else name for name in names]
-        to_multi_hot(names, 1, network.num_classes, network.class_names)  # unknown names fail before any work
-        extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
-        output.mkdir(parents=True, exist_ok=True)
-        failed = 0
-        for photo, target in track(list(zip(photos, targets, strict=True)), "photos", console=err, transient=True):
-            try:
-                (result,) = extractor(_open(photo), names)
-                _write(result, target, threshold)
-            except (ValueError, TypeError, OSError) as error:
-                failed += 1
-                complain(error, f"{photo}: ")
-            else:
-                out.print(
-                    escape(f"{photo}: {', '.join(result.names) or 'no class'} -> {target}.*"),
-                    highlight=False,
-                    soft_wrap=True,
-                )
-        if failed:
-            raise typer.Exit(2)
+    names = _names(labels)
+    targets = _targets(images, output)
+    network = load_model(model, find_device(device))
+    wanted: list[str | int] | None = None
+    if names is not None:
+        wanted = [int(name) if network.class_names is None and name.isdecimal() else name for name in names]
+    to_multi_hot(wanted, 1, network.num_classes, network.class_names)  # unknown names fail before any work
+    extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
+    output.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for image, target in progress_bar(zip(images, targets, strict=True), len(images)):
+        try:
+            (result,) = extractor(image, wanted)
+            _write(result, target, threshold)
+        except Exception as error:  # one image never ends the job: decoders raise what they like, memory runs out
+            failed += 1
+            complain(error, f"{image}: ")
+        else:
+            say(f"{image}: {', '.join(result.names) or 'no class'} -> {target}.*")
+    if failed:
+        note(f"{failed} of {len(images)} images failed; the others are done.")
+        raise typer.Exit(2)
 
 
 def _names(labels: str | None) -> list[str] | None:
@@ -78,40 +85,59 @@ def _names(labels: str | None) -> list[str] | None:
         return None
     names = [name.strip() for name in labels.split(",") if name.strip()]
     if not names:
-        raise ValueError(f"--labels {labels!r} names no class; leave it out to have the classes predicted.")
+        raise ValueError(f"--labels {labels!r} names no class; omit --labels to have the classes predicted.")
     return names
 
 
-def _targets(photos: list[Path], output: Path) -> list[Path]:
-    """Where each photo's results go: plain names inside ``output``, all different."""
-    targets: dict[Path, Path] = {}
-    for photo in photos:
-        if not photo.is_file():
-            raise FileNotFoundError(f"there is no photo at {photo}.")
-        stem = re.sub(r"[^\w.\- ]", "_", photo.stem).lstrip(".") or "photo"
-        target = output / stem
-        if target in targets:
-            raise ValueError(
-                f"{targets[target]} and {photo} would both be written to {target}.*; run them into different folders."
-            )
-        targets[target] = photo
-    return list(targets)
+def _targets(images: list[Path], output: Path) -> list[Path]:
+    """Where each image's results go: safe names inside ``output``, all different, none of them an input.
+
+    Images of one stem (a.jpg and a.png) keep their suffix (a_jpg, a_png).
+
+    Raises:
+        FileNotFoundError: an image does not exist.
+        ValueError: two images of one name, or a result that would overwrite an image.
+    """
+    inputs: dict[tuple[int, int], Path] = {}
+    for image in images:
+        try:
+            status = os.stat(image)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"there is no image at {image}.") from None
+        inputs[status.st_dev, status.st_ino] = image
+    counts = Counter(_safe(image.stem).casefold() for image in images)
+    targets: dict[str, tuple[Path, Path]] = {}
+    for image in images:
+        name = _safe(image.stem) if counts[_safe(image.stem).casefold()] == 1 else _safe(image.name.replace(".", "_"))
+        target = output / name
+        other, _ = targets.setdefault(name.casefold(), (image, target))
+        if other is not image:
+            raise ValueError(f"{other} and {image} would both be written to {target}.*; use different folders.")
+        for ending in ENDINGS:
+            _refuse_input(target.with_name(name + ending), inputs)
+    return [target for _, target in targets.values()]
 
 
-def _open(photo: Path) -> Any:
-    from PIL import Image
+def _safe(stem: str) -> str:
+    """A file name without separators, controls and signs that shells read; bytes that are not UTF-8 are kept."""
+    return re.sub("[^\\w.\\- \udc80-\udcff]", "_", stem).lstrip(".") or "image"
 
+
+def _refuse_input(path: Path, inputs: dict[tuple[int, int], Path]) -> None:
+    """ValueError if a file that would be written is an input, by whatever name (links, capitals)."""
     try:
-        return Image.open(io.BytesIO(photo.read_bytes()))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"this is no picture that Pillow can read ({type(error).__name__}).") from error
+        status = os.stat(path)
+    except OSError:
+        return  # not there, or not to be had: writing will tell
+    if image := inputs.get((status.st_dev, status.st_ino)):
+        raise ValueError(f"{image} is an input and would be overwritten as {path}; choose another --out folder.")
 
 
-def _write(result: Any, target: Path, threshold: float | None) -> None:
+def _write(result: "CAMResult", target: Path, threshold: float | None) -> None:
     import torch
 
     from crt._files import whole_file
-    from crt.data import save_mask
+    from crt.masks import save_mask
 
     with whole_file(target.with_name(target.name + ".mask.png")) as temporary:
         mask = result.mask(threshold).cpu()

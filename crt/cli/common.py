@@ -1,90 +1,184 @@
-"""What all verbs share: options, the screen, errors of one line."""
+"""The grammar that all verbs share: each option is declared here once, and turned into what the library takes."""
 
-from collections.abc import Iterable, Iterator
+import os
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
 
-out, err = Console(), Console(stderr=True)
+from crt.cli.screen import complain, err, note, out, progress_bar, say
 
-Preset = Annotated[str, typer.Option(help="How photos are seen: paper or fast (docs/performance.md).")]
-Scales = Annotated[
-    str | None,
-    typer.Option(help="Factors at which photos are seen, separated by commas; mirror and stride remain."),
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from crt.cam import CAMExtractor
+    from crt.data import ImageDataset
+    from crt.models import CRT
+
+__all__ = [
+    "CUB",
+    "VOC",
+    "BFloat16",
+    "BatchSize",
+    "Classes",
+    "Device",
+    "Flip",
+    "Images",
+    "Labels",
+    "Model",
+    "Preset",
+    "Refine",
+    "Scales",
+    "Split",
+    "Stride",
+    "Truth",
+    "autocast",
+    "check_apart",
+    "class_list",
+    "complain",
+    "err",
+    "factors",
+    "find_device",
+    "labelled_images",
+    "load_model",
+    "load_refiner",
+    "make_extractor",
+    "note",
+    "out",
+    "progress_bar",
+    "say",
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
-Model = Annotated[str, typer.Option(help="A name of `crt models`, hf-hub:ORG/NAME or local-dir:PATH.")]
-Flip = Annotated[
-    bool | None, typer.Option("--flip/--no-flip", help="Add the map of the mirrored photo; none: as the preset says.")
-]
-Stride = Annotated[
-    int | None, typer.Option(min=1, help="Pixels from tile to tile; none: the preset's, or else the model's.")
-]
-BFloat16 = Annotated[bool, typer.Option(help="Compute in bfloat16 (autocast).")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Tiles computed at once, over scales and photos.")]
-Refine = Annotated[str, typer.Option(help="Refiners joined by + (pamr, irn_lite0 ...), local-dir:RUN/model, or none.")]
+
+_DATA, _VIEW, _MACHINE = "Data set", "How images are seen", "Machine"
 
 Images = Annotated[
-    Path | None, typer.Option(help="A folder of photos: with --labels, or with a subfolder for each class.")
+    Path | None,
+    typer.Option(
+        help="Folder of images. Give --labels too, unless each subfolder holds the images of one class.",
+        rich_help_panel=_DATA,
+    ),
 ]
 Labels = Annotated[
     Path | None,
-    typer.Option(help="Labels of --images: a CSV with the columns file,labels, or COCO's instances (.json)."),
+    typer.Option(
+        help="Labels of --images: a CSV file with the columns file,labels, or COCO annotations (.json).",
+        rich_help_panel=_DATA,
+    ),
 ]
-VOC = Annotated[Path | None, typer.Option(help="Or a folder in the layout of VOC.")]
-CUB = Annotated[Path | None, typer.Option(help="Or a folder in the layout of CUB-200-2011.")]
+VOC = Annotated[
+    Path | None, typer.Option(help="Instead of --images: a folder laid out as PASCAL VOC.", rich_help_panel=_DATA)
+]
+CUB = Annotated[
+    Path | None, typer.Option(help="Instead of --images: a folder laid out as CUB-200-2011.", rich_help_panel=_DATA)
+]
 Split = Annotated[
-    str | None, typer.Option("--list", help="Photos of --voc (none: cls_train) or of --cub (none: train).")
+    str | None,
+    typer.Option(
+        "--list", help="Which images of --voc (default: cls_train) or --cub (default: train).", rich_help_panel=_DATA
+    ),
+]
+Truth = Annotated[
+    Path | None,
+    typer.Option(help="Folder of ground-truth masks for --images, one NAME.png per image.", rich_help_panel=_DATA),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        help="Class names in mask order, separated by commas, or a text file with one per line. "
+        "Default: the model's or the data set's.",
+        rich_help_panel=_DATA,
+    ),
+]
+
+Model = Annotated[
+    str, typer.Option(help="Model: a name from `crt models`, local-dir:FOLDER, or hf-hub:ORG/NAME from the Hub.")
+]
+Refine = Annotated[
+    str,
+    typer.Option(
+        help="Refiners to apply to the maps, joined by + (pamr, irn_lite0, ...), local-dir:RUN/model, or none."
+    ),
+]
+
+Preset = Annotated[
+    str,
+    typer.Option(help="fast, or paper (more scales, overlapping tiles; slower).", rich_help_panel=_VIEW),
+]
+Scales = Annotated[
+    str | None,
+    typer.Option(help="Image scales, separated by commas; replaces the preset's.", rich_help_panel=_VIEW),
+]
+Flip = Annotated[
+    bool | None,
+    typer.Option("--flip/--no-flip", help="Also see the mirrored image; replaces the preset's.", rich_help_panel=_VIEW),
+]
+Stride = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tile stride in pixels; default: the preset's, then the model's.", rich_help_panel=_VIEW),
+]
+
+Device = Annotated[
+    str,
+    typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps.", rich_help_panel=_MACHINE),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(min=1, help="Tiles computed at once; lower it if memory runs out.", rich_help_panel=_MACHINE),
+]
+BFloat16 = Annotated[
+    bool,
+    typer.Option("--bf16", help="Compute in bfloat16 (autocast): faster on recent GPUs.", rich_help_panel=_MACHINE),
 ]
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Bad input and failing files end the command with one line on stderr and exit code 2."""
+def find_device(name: str) -> "torch.device":
+    """The device that --device names; "auto" takes CUDA, then MPS, then the CPU.
+
+    Where a launcher has started several processes, "cuda" is this process's own GPU.
+
+    Raises:
+        ValueError: unknown, or not available here.
+    """
+    import torch
+
+    available = [
+        *(["cuda"] if torch.cuda.is_available() else []),
+        *(["mps"] if torch.backends.mps.is_available() else []),
+        "cpu",
+    ]
     try:
-        yield
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        complain(error)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as stop:
-        complain(stop if str(stop) else KeyboardInterrupt("stopped."))
-        raise typer.Exit(130) from stop
+        device = torch.device(available[0] if name == "auto" else name)
+        if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.zeros(1, device=device).cpu()  # nothing comes back from "meta"
+    except Exception as error:  # builds of torch differ in what they raise, some a page that lists all their backends
+        raise ValueError(
+            f"--device {name}: there is no such device here; use auto or one of {', '.join(available)}."
+        ) from error
+    return device
 
 
 @contextmanager
-def autocast(device: str, bf16: bool) -> Iterator[None]:
+def autocast(device: "torch.device", bf16: bool) -> Iterator[None]:
     """bfloat16 inside, if it is asked for."""
     import torch
 
-    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16):
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         yield
 
 
-def complain(error: BaseException, about: str = "") -> None:
-    """One line on stderr."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    err.print(f"[bold red]error:[/] {escape(about + text)}", highlight=False, soft_wrap=True)
-
-
-def load_model(model: str, device: str) -> Any:
-    import torch
-
+def load_model(model: str, device: "torch.device") -> "CRT":
+    """A pretrained model on a device."""
     import crt
 
-    try:
-        target = torch.device(device)
-        torch.zeros(1, device=target).cpu()  # nothing comes back from "meta"
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    return crt.create_model(model, pretrained=True).to(target)
+    return crt.create_model(model, pretrained=True).to(device)
 
 
-def load_refiner(refine: str, network: Any, device: str) -> Any:
+def load_refiner(refine: str, network: "CRT", device: "torch.device") -> "nn.Module | None":
     """None for "none"."""
     from crt.refine import create_refiner
 
@@ -92,29 +186,29 @@ def load_refiner(refine: str, network: Any, device: str) -> Any:
 
 
 def make_extractor(
-    network: Any, batch_size: int, scales: str | None, flip: bool | None, stride: int | None = None, preset: str = ""
-) -> Any:
-    """The ``CAMExtractor`` of a preset ("" is the library's defaults), in which given options replace the preset's."""
+    network: "CRT", batch_size: int, scales: str | None, flip: bool | None, stride: int | None = None, preset: str = ""
+) -> "CAMExtractor":
+    """The ``CAMExtractor`` of a preset ("" is the library's defaults); options that are given replace the preset's."""
     from crt.cam import PRESETS, CAMExtractor
 
     if preset and preset not in PRESETS:
-        raise ValueError(f"--preset {preset}: there are {', '.join(PRESETS)}.")
+        raise ValueError(f"--preset {preset}: choose one of {', '.join(PRESETS)}. (Training recipes are --recipe.)")
     given = {"scales": None if scales is None else factors(scales), "flip": flip, "stride": stride}
     settings = {**PRESETS.get(preset, {}), **{name: value for name, value in given.items() if value is not None}}
     return CAMExtractor(network, batch_size=batch_size, **settings)
 
 
-def labelled_photos(
+def labelled_images(
     images: Path | None,
     labels: Path | None,
     voc: Path | None,
     cub: Path | None,
     split: str | None,
     *,
-    class_names: Any = None,
+    class_names: Sequence[str] | None = None,
     unusable: list[str] | None = None,
-) -> Any:
-    """The ``ImageDataset`` that the options name; ``class_names`` and ``unusable`` are for tables and folders."""
+) -> "ImageDataset":
+    """The data set that the options name; ``class_names`` and ``unusable`` as in ``crt.data.load_dataset``."""
     from crt.data import load_dataset
 
     return load_dataset(
@@ -122,18 +216,38 @@ def labelled_photos(
     )
 
 
+def class_list(text: str | None) -> list[str] | None:
+    """The names that --classes gives: separated by commas, or the lines of a text file.
+
+    Raises:
+        ValueError: no names, or one of them twice.
+    """
+    if text is None:
+        return None
+    file = Path(text).expanduser()
+    try:
+        separate = file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else text.split(",")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--classes {text}: not a text file in UTF-8 ({error}).") from error
+    names = [name.strip() for name in separate if name.strip()]
+    if not names:
+        raise ValueError(f"--classes {text!r} names no class; expected names separated by commas, or a text file.")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"--classes names {', '.join(twice)} more than once.")
+    if len(names) == 1 and re.search(r"[\\/]|\.txt$", names[0]) and not file.is_file():
+        raise ValueError(f"--classes {text}: there is no such file.")
+    return names
+
+
 def check_apart(output: Path, images: Path | None, labels: Path | None) -> None:
-    """ValueError if the output lies where each subfolder is a class of photos."""
+    """ValueError if the output lies where each subfolder is a class of images."""
     if images is not None and labels is None and images.resolve() in (output.resolve(), *output.resolve().parents):
-        raise ValueError(f"--out {output} lies in {images}, where a subfolder is a class; choose another folder.")
+        raise ValueError(f"--out {output} lies in {images}, where each subfolder is a class; choose another folder.")
 
 
 def factors(text: str, option: str = "--scales") -> tuple[float, ...]:
+    """ "0.5,1" -> (0.5, 1.0)"""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"{option} {text!r}: expected numbers separated by commas, like 0.5,1.") from None
-
-
-def progress_bar(items: Iterable[Any], total: int) -> Iterable[Any]:
-    return track(items, "photos", total=total, console=err, transient=True)

@@ -9,47 +9,67 @@ import typer
 
 from crt.cli import report as screen
 from crt.cli.common import (
+    CUB,
+    VOC,
     BatchSize,
     BFloat16,
+    Classes,
     Device,
     Flip,
+    Images,
+    Labels,
     Model,
     Preset,
     Refine,
     Scales,
+    Split,
     Stride,
+    Truth,
     autocast,
+    class_list,
+    find_device,
     load_model,
     load_refiner,
     make_extractor,
-    one_line_errors,
     progress_bar,
 )
+from crt.cli.measured import Source, images_with_masks
 
-app = typer.Typer(help="Measure.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
-Root = Annotated[Path, typer.Option(help="Folder in the VOC layout.")]
-List = Annotated[str, typer.Option("--list", help="Name of a list in ImageSets/Segmentation.")]
-Record = Annotated[Path | None, typer.Option("--json", help="Write the record here.")]
-Plot = Annotated[Path | None, typer.Option(help="Draw the curve here, as a PNG (extra `eval`).")]
-Worst = Annotated[Path | None, typer.Option(help="Write the twenty worst photos here, as a contact sheet (PNG).")]
+Record = Annotated[Path | None, typer.Option("--json", help="Write all results to this file, as JSON.")]
+Plot = Annotated[
+    Path | None,
+    typer.Option(help="Draw the scores over thresholds to this file, a PNG (pip install 'crt-wsss\\[eval]')."),
+]
+Worst = Annotated[
+    Path | None, typer.Option(help="Write a contact sheet of the twenty worst images to this file, a PNG.")
+]
 
 
 @app.callback()
 def _group() -> None:
-    """Measure."""
+    """Measure maps, masks or boxes against ground truth."""
 
 
 @app.command("cam")
 def eval_cam(
-    root: Root,
-    split: List,
+    images: Images = None,
+    labels: Labels = None,
+    voc: VOC = None,
+    cub: CUB = None,
+    split: Split = None,
+    truth: Truth = None,
+    classes: Classes = None,
     model: Annotated[
-        str | None, typer.Option(help="A name of `crt models`, hf-hub:ORG/NAME or local-dir:PATH; none: crt_vit_t16.")
+        str | None,
+        typer.Option(
+            help="Model: a name from `crt models`, local-dir:FOLDER, or hf-hub:ORG/NAME. Default: crt_vit_t16."
+        ),
     ] = None,
     maps: Annotated[
         Path | None,
-        typer.Option(help="Measure saved maps instead: a folder of NAME.cam.safetensors, as `crt cam` writes them."),
+        typer.Option(help="Instead of --model: a folder of saved maps, NAME.cam.safetensors (from `crt cam`)."),
     ] = None,
     preset: Preset = "fast",
     scales: Scales = None,
@@ -57,210 +77,224 @@ def eval_cam(
     stride: Stride = None,
     refine: Refine = "none",
     thresholds: Annotated[
-        str, typer.Option(help="Background scores: FIRST:LAST:STEP, or one number to measure at that alone.")
+        str, typer.Option(help="Background scores to try: FIRST:LAST:STEP, or a single one.")
     ] = "0.02:0.60:0.02",
     bf16: BFloat16 = False,
-    device: Device = "cpu",
+    device: Device = "auto",
     batch_size: BatchSize = 16,
     record: Record = None,
     plot: Plot = None,
     worst: Worst = None,
 ) -> None:
-    """mIoU of seeds, or of refined maps, on a list, with the photos' own labels, at the best background threshold."""
-    with one_line_errors():
-        from crt.data import VOC_CLASSES, ImageDataset
-        from crt.evaluate import measure_seeds, report, seeds_of_folder, seeds_of_model, sheets
-        from crt.evaluate import record as records
-        from crt.metrics import error_rates, iou_per_class
+    """Measure a model's maps: mIoU of the seeds at the best background threshold.
 
-        screen.check_outputs(plot, json=record, worst=worst)
-        if maps is not None and (model is not None or refine != "none"):
-            raise ValueError("give either --model or --maps; --refine is for a model's maps.")
-        levels = screen.numbers(thresholds, "--thresholds", "0.02:0.6:0.02")
-        data, name = ImageDataset.from_voc(root, split, masks=True), model or "crt_vit_t16"
-        device = device if maps is None else "cpu"
-        extractor: Any = None
-        if maps is None:
-            network = load_model(name, device)
-            extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
-            seeds: Any = partial(seeds_of_model, extractor, refiner=load_refiner(refine, network, device))
-        else:
-            seeds = partial(seeds_of_folder, maps)
-        with autocast(device, bf16):
-            found = measure_seeds(seeds(data), data, levels, progress=progress_bar)
-        threshold, best = found.curve.best()
-        curve = found.curve.compute().view(-1)
-        place = int(curve.argmax())
-        confusion = found.curve.confusion()[place]
-        iou, (fp, fn) = iou_per_class(confusion), error_rates(confusion)
-        rule = "best on this list" if len(levels) > 1 else "given"
-        labels = "their own labels" if maps is None else "the labels saved with the maps"
-        kind = "seed mIoU" if refine == "none" else "refined mIoU"
-        source = f"{name}{_after(refine)}" if maps is None else maps
-        title = (
-            f"{kind} {100 * best:.2f} of {source} on {split} ({len(data)} photos, {labels}, "
-            f"masks' resolution), background threshold {report.level(threshold)} ({rule}); "
-            f"over the classes FP {report.percent(float(fp[1:].nanmean()))}, "
-            f"FN {report.percent(float(fn[1:].nanmean()))}"
-        )
-        names = ["background", *VOC_CLASSES]
-        screen.show(title, {"IoU": iou.tolist(), "FP": fp.tolist(), "FN": fn.tolist()}, names)
-        low = report.worst([sample.name for sample in data], found.photos[:, place])
-        records.write_record(
-            record,
-            measure=kind,
-            **({"model": name, "refiner": refine} if maps is None else {"maps": maps.resolve().name}),
-            root=root.resolve().name,
-            list=split,
-            photos=len(data),
-            labels=labels,
-            resolution="masks'",
-            **(records.seen_by(extractor, bf16) if maps is None else {}),
-            threshold_rule=rule,
-            threshold=round(threshold, 6),
-            miou=records.share(best),
-            curve={report.level(t): records.share(miou) for t, miou in zip(levels, curve.tolist(), strict=True)},
-            **_class_fields(names, iou=iou, fp=fp, fn=fn),
-            worst=[{"name": photo, "miou": records.share(score)} for _, photo, score in low],
-        )
-        report.write_plot(plot, title, "background threshold", levels, {kind: curve.tolist()})
-        rows = sheets.seed_rows(data, low, seeds, threshold)
-        with autocast(device, bf16):
-            report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
+    Uses the image-level labels of the data set; with --refine, maps are refined first.
+    """
+    from crt.evaluate import measure_seeds, report, seeds_of_folder, seeds_of_model, sheets
+    from crt.evaluate import record as records
+    from crt.metrics import error_rates, iou_per_class
+
+    screen.check_outputs(plot, json=record, worst=worst)
+    if maps is not None and (model is not None or refine != "none"):
+        raise ValueError("give either --model or --maps; --refine is for a model's maps.")
+    levels = screen.numbers(thresholds, "--thresholds", "0.02:0.6:0.02")
+    source, known, name = Source(images, labels, voc, cub, split, truth), class_list(classes), model or "crt_vit_t16"
+    target = find_device(device if maps is None else "cpu")
+    extractor: Any = None
+    if maps is None:
+        network = load_model(name, target)
+        known = known or (network.class_names if images is not None else None)
+        extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
+        seeds: Any = partial(seeds_of_model, extractor, refiner=load_refiner(refine, network, target))
+    else:
+        seeds = partial(seeds_of_folder, maps)
+    data = source.load(known, masks=True)
+    with autocast(target, bf16):
+        found = measure_seeds(seeds(data), data, levels, progress=progress_bar)
+    threshold, best = found.curve.best()
+    curve = found.curve.compute().view(-1)
+    place = int(curve.argmax())
+    confusion = found.curve.confusion()[place]
+    iou, (fp, fn) = iou_per_class(confusion), error_rates(confusion)
+    rule = "best on this list" if len(levels) > 1 else "given"
+    given = "their own labels" if maps is None else "the labels saved with the maps"
+    kind = "seed mIoU" if refine == "none" else "refined mIoU"
+    title = (
+        f"{kind} {100 * best:.2f} of {f'{name}{_after(refine)}' if maps is None else maps} on {source.title} "
+        f"({len(data)} images, {given}, "
+        f"masks' resolution), background threshold {report.level(threshold)} ({rule}); "
+        f"over the classes FP {report.percent(float(fp[1:].nanmean()))}, "
+        f"FN {report.percent(float(fn[1:].nanmean()))}"
+    )
+    names = ["background", *data.class_names]
+    screen.show(title, {"IoU": iou.tolist(), "FP": fp.tolist(), "FN": fn.tolist()}, names)
+    low = report.worst([sample.name for sample in data], found.photos[:, place])
+    records.write_record(
+        record,
+        measure=kind,
+        **({"model": name, "refiner": refine} if maps is None else {"maps": maps.resolve().name}),
+        root=source.root,
+        list=source.split,
+        photos=len(data),
+        labels=given,
+        resolution="masks'",
+        **(records.seen_by(extractor, bf16) if maps is None else {}),
+        threshold_rule=rule,
+        threshold=round(threshold, 6),
+        miou=records.share(best),
+        curve={report.level(t): records.share(miou) for t, miou in zip(levels, curve.tolist(), strict=True)},
+        **screen.class_fields(names, iou=iou, fp=fp, fn=fn),
+        worst=[{"name": photo, "miou": records.share(score)} for _, photo, score in low],
+    )
+    report.write_plot(plot, title, "background threshold", levels, {kind: curve.tolist()})
+    rows = sheets.seed_rows(data, low, seeds, threshold)
+    with autocast(target, bf16):
+        report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
 
 
 @app.command("masks")
 def eval_masks(
-    root: Root,
-    split: List,
-    masks: Annotated[Path, typer.Option(help="Folder of the masks to measure: NAME.png, or NAME.mask.png.")],
+    masks: Annotated[Path, typer.Option(help="Folder of the masks to measure: NAME.png or NAME.mask.png.")],
+    images: Images = None,
+    labels: Labels = None,
+    voc: VOC = None,
+    cub: CUB = None,
+    split: Split = None,
+    truth: Truth = None,
+    classes: Classes = None,
     record: Record = None,
     worst: Worst = None,
 ) -> None:
-    """mIoU and boundary IoU of a folder of masks on a list."""
-    with one_line_errors():
-        from crt.data import VOC_CLASSES, ImageDataset
-        from crt.evaluate import measure_masks, report, sheets
-        from crt.evaluate import record as records
+    """Measure a folder of masks: mIoU and boundary IoU."""
+    from crt.evaluate import measure_masks, report, sheets
+    from crt.evaluate import record as records
 
-        screen.check_outputs(json=record, worst=worst)
-        data = ImageDataset.from_voc(root, split, masks=True)
-        found = measure_masks(masks, data, progress=progress_bar)
-        scores, edges = found.masks.compute(), found.boundaries.compute()
-        fp, fn = (report.percent(float(scores[name][1:].nanmean())) for name in ("fp", "fn"))
-        title = (
-            f"mIoU {100 * scores['miou']:.2f}, boundary IoU {100 * edges['miou']:.2f} of {masks} on {split} "
-            f"({len(data)} photos, masks' resolution), no threshold; over the classes FP {fp}, FN {fn}"
-        )
-        names = ["background", *VOC_CLASSES]
-        columns = {"IoU": scores["iou"], "FP": scores["fp"], "FN": scores["fn"], "boundary IoU": edges["iou"]}
-        screen.show(title, {column: values.tolist() for column, values in columns.items()}, names)
-        low = report.worst([sample.name for sample in data], found.photos)
-        records.write_record(
-            record,
-            measure="mask mIoU",
-            masks=masks.resolve().name,
-            root=root.resolve().name,
-            list=split,
-            photos=len(data),
-            resolution="masks'",
-            threshold_rule="none",
-            miou=records.share(float(scores["miou"])),
-            boundary_miou=records.share(float(edges["miou"])),
-            boundary_ratio=found.boundaries.ratio,
-            **_class_fields(names, iou=scores["iou"], fp=scores["fp"], fn=scores["fn"], boundary_iou=edges["iou"]),
-            worst=[{"name": photo, "miou": records.share(score)} for _, photo, score in low],
-        )
-        rows = sheets.mask_rows(data, low, masks)
-        report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
+    screen.check_outputs(json=record, worst=worst)
+    source = Source(images, labels, voc, cub, split, truth)
+    if worst is not None and not (images or voc or cub):
+        raise ValueError("--worst shows images: give --images.")
+    data = images_with_masks(source, class_list(classes))
+    found = measure_masks(masks, data, progress=progress_bar)
+    scores, edges = found.masks.compute(), found.boundaries.compute()
+    fp, fn = (report.percent(float(scores[name][1:].nanmean())) for name in ("fp", "fn"))
+    title = (
+        f"mIoU {100 * scores['miou']:.2f}, boundary IoU {100 * edges['miou']:.2f} of {masks} on {source.title} "
+        f"({len(data)} images, masks' resolution), no threshold; over the classes FP {fp}, FN {fn}"
+    )
+    names = ["background", *data.class_names]
+    columns = {"IoU": scores["iou"], "FP": scores["fp"], "FN": scores["fn"], "boundary IoU": edges["iou"]}
+    screen.show(title, {column: values.tolist() for column, values in columns.items()}, names)
+    low = report.worst([sample.name for sample in data], found.photos)
+    records.write_record(
+        record,
+        measure="mask mIoU",
+        masks=masks.resolve().name,
+        root=source.root,
+        list=source.split,
+        photos=len(data),
+        resolution="masks'",
+        threshold_rule="none",
+        miou=records.share(float(scores["miou"])),
+        boundary_miou=records.share(float(edges["miou"])),
+        boundary_ratio=found.boundaries.ratio,
+        **screen.class_fields(names, iou=scores["iou"], fp=scores["fp"], fn=scores["fn"], boundary_iou=edges["iou"]),
+        worst=[{"name": photo, "miou": records.share(score)} for _, photo, score in low],
+    )
+    rows = sheets.mask_rows(data, low, masks)
+    report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
 
 
 @app.command("boxes")
 def eval_boxes(
-    root: Annotated[Path, typer.Option(help="Folder in the layout of CUB-200-2011.")],
     model: Model,
-    split: Annotated[str, typer.Option("--list", help="train or test.")] = "test",
+    images: Images = None,
+    labels: Labels = None,
+    voc: VOC = None,
+    cub: CUB = None,
+    split: Split = None,
+    classes: Classes = None,
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Share of a map's range, for Top-1, Top-5 and GT-known; none: the model's."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Box threshold for Top-1, Top-5 and GT-known, as a share of the map's range (default: the model's).",
+        ),
     ] = None,
     thresholds: Annotated[
-        str, typer.Option(help="The same for MaxBoxAcc, which takes the best: FIRST:LAST:STEP.")
+        str, typer.Option(help="Thresholds to try for MaxBoxAcc, which takes the best: FIRST:LAST:STEP.")
     ] = "0:0.99:0.01",
     square: Annotated[
-        int | None, typer.Option(min=16, help="See photos resized to this many pixels a side (usual: 224).")
+        int | None, typer.Option(min=16, help="Resize images to squares with sides of this many pixels (usually 224).")
     ] = None,
     scales: Scales = "1",
     flip: Flip = True,
     refine: Refine = "none",
     bf16: BFloat16 = False,
-    device: Device = "cpu",
+    device: Device = "auto",
     batch_size: BatchSize = 16,
     record: Record = None,
     plot: Plot = None,
     worst: Worst = None,
 ) -> None:
-    """Localisation on a list: boxes of the maps of the photos' own classes, Top-k by the model's own classification."""
-    with one_line_errors():
-        from crt.data import ImageDataset
-        from crt.evaluate import measure_boxes, report, sheets
-        from crt.evaluate import record as records
+    """Measure localisation: a box per image, from the map of its class.
 
-        screen.check_outputs(plot, json=record, worst=worst)
-        levels, data = screen.numbers(thresholds, "--thresholds", "0:0.99:0.01"), ImageDataset.from_cub(root, split)
-        network = load_model(model, device)
-        extractor, refiner = make_extractor(network, batch_size, scales, flip), load_refiner(refine, network, device)
-        share, rule = (network.seed_threshold, "the model's") if threshold is None else (threshold, "given")
-        with autocast(device, bf16):
-            found = measure_boxes(
-                extractor, data, share, thresholds=levels, square=square, refiner=refiner, progress=progress_bar
-            )
-        fixed, curve = found.localisation.compute(), found.curve.compute()
-        peak = "best on this list" if len(levels) > 1 else "given"
-        resolution = f"photos seen at {square} x {square}" if square else "photos' own resolution"
-        percent = {name: report.percent(float(value), 2) for name, value in fixed.items()}
-        best = float(curve["max_box_acc"][1])
-        title = (
-            f"{model}{_after(refine)} on {split} of {root.resolve().name} ({len(data)} photos, {resolution}), "
-            f"threshold {report.level(share)} ({rule}), IoU 0.5: GT-known {percent['gt_known']}, "
-            f"localisation Top-1 {percent['top1_loc']}, Top-5 {percent['top5_loc']}; "
-            f"classification Top-1 {percent['top1_cls']}, Top-5 {percent['top5_cls']}; "
-            f"MaxBoxAcc {100 * best:.2f} at {report.level(float(curve['threshold'][1]))} ({peak}), "
-            f"MaxBoxAccV2 {100 * float(curve['max_box_acc_v2']):.2f} (each IoU's best on this list)"
+    Top-1 and Top-5 also require the model to rank the true class among its first 1 or 5.
+    """
+    from crt.evaluate import measure_boxes, report, sheets
+    from crt.evaluate import record as records
+
+    screen.check_outputs(plot, json=record, worst=worst)
+    levels = screen.numbers(thresholds, "--thresholds", "0:0.99:0.01")
+    source = Source(images, labels, voc, cub, split or ("test" if cub else None))
+    data = source.load(class_list(classes))
+    target = find_device(device)
+    network = load_model(model, target)
+    extractor, refiner = make_extractor(network, batch_size, scales, flip), load_refiner(refine, network, target)
+    share, rule = (network.seed_threshold, "the model's") if threshold is None else (threshold, "given")
+    with autocast(target, bf16):
+        found = measure_boxes(
+            extractor, data, share, thresholds=levels, square=square, refiner=refiner, progress=progress_bar
         )
-        per_class = _per_class(data, found)
-        screen.show(title, per_class, data.class_names)
-        low = report.worst([photo.name for photo in data.samples], found.overlaps)
-        ious = [f"{x:g}" for x in found.curve.ious.tolist()]
-        records.write_record(
-            record,
-            measure="localisation",
-            model=model,
-            refiner=refine,
-            root=root.resolve().name,
-            list=split,
-            photos=len(data),
-            resolution=resolution,
-            **records.seen_by(extractor, bf16),
-            threshold_rule=rule,
-            threshold=share,
-            iou=found.localisation.iou,
-            **{name: float(value) for name, value in fixed.items()},
-            max_box_acc=dict(zip(ious, curve["max_box_acc"].tolist(), strict=True)),
-            max_box_acc_threshold=dict(zip(ious, [round(t, 6) for t in curve["threshold"].tolist()], strict=True)),
-            max_box_acc_rule=peak,
-            max_box_acc_v2=float(curve["max_box_acc_v2"]),
-            curve={report.level(t): row for t, row in zip(levels, curve["box_acc"].tolist(), strict=True)},
-            classes={
-                name: {key: records.share(values[i]) for key, values in per_class.items()}
-                for i, name in enumerate(data.class_names)
-            },
-            worst=[{"name": photo, "iou": records.share(score)} for _, photo, score in low],
-        )
-        curves = {f"BoxAcc, IoU {iou}": values for iou, values in zip(ious, curve["box_acc"].T.tolist(), strict=True)}
-        report.write_plot(plot, title, "threshold (share of the map's range)", levels, curves)
-        rows = sheets.box_rows(data, low, found.boxes)
-        report.write_sheet(worst, _worst_title(low, title), rows, columns=5, width=230)
+    fixed, curve = found.localisation.compute(), found.curve.compute()
+    peak = "best on this list" if len(levels) > 1 else "given"
+    resolution = f"photos seen at {square} x {square}" if square else "photos' own resolution"
+    title = (
+        f"{model}{_after(refine)} on {source.title} of {source.root} ({len(data)} images, {resolution}), "
+        f"threshold {report.level(share)} ({rule}), {screen.box_scores(fixed, curve, peak)}"
+    )
+    per_class = screen.per_class(data, found)
+    screen.show(title, per_class, data.class_names)
+    low = report.worst([sample.name for sample in data], found.overlaps)
+    ious = [f"{x:g}" for x in found.curve.ious.tolist()]
+    records.write_record(
+        record,
+        measure="localisation",
+        model=model,
+        refiner=refine,
+        root=source.root,
+        list=source.split,
+        photos=len(data),
+        resolution=resolution,
+        **records.seen_by(extractor, bf16),
+        threshold_rule=rule,
+        threshold=share,
+        iou=found.localisation.iou,
+        **{name: float(value) for name, value in fixed.items()},
+        max_box_acc=dict(zip(ious, curve["max_box_acc"].tolist(), strict=True)),
+        max_box_acc_threshold=dict(zip(ious, [round(t, 6) for t in curve["threshold"].tolist()], strict=True)),
+        max_box_acc_rule=peak,
+        max_box_acc_v2=float(curve["max_box_acc_v2"]),
+        curve={report.level(t): row for t, row in zip(levels, curve["box_acc"].tolist(), strict=True)},
+        classes={
+            name: {key: records.share(v[i]) for key, v in per_class.items()} for i, name in enumerate(data.class_names)
+        },
+        worst=[{"name": photo, "iou": records.share(score)} for _, photo, score in low],
+    )
+    curves = dict(zip([f"BoxAcc, IoU {iou}" for iou in ious], curve["box_acc"].T.tolist(), strict=True))
+    report.write_plot(plot, title, "threshold (share of the map's range)", levels, curves)
+    rows = sheets.box_rows(data, low, found.boxes)
+    report.write_sheet(worst, _worst_title(low, title), rows, columns=5, width=230)
 
 
 def _after(refine: str) -> str:
@@ -269,20 +303,3 @@ def _after(refine: str) -> str:
 
 def _worst_title(low: Sequence[Any], title: str) -> str:
     return f"The worst {len(low)} photos. {title}"
-
-
-def _class_fields(names: list[str], **values: Any) -> dict[str, Any]:
-    """``classes``: {name: {measure: share or None}}."""
-    from crt.evaluate import record as records
-
-    listed = {key: value.tolist() for key, value in values.items()}
-    return {"classes": {n: {key: records.share(row[i]) for key, row in listed.items()} for i, n in enumerate(names)}}
-
-
-def _per_class(data: Any, found: Any) -> dict[str, list[float]]:
-    """Each of ``Localisation.names``, class by class; NaN for a class without photos."""
-    import torch
-
-    labels = torch.tensor([photo.labels[0] for photo in data.samples])
-    rows = [found.outcomes[labels == label].double().mean(dim=0) for label in range(len(data.class_names))]
-    return {name: [float(row[i]) for row in rows] for i, name in enumerate(found.localisation.names)}

@@ -1,6 +1,5 @@
-"""``crt pseudo``: labelled photos to pseudo masks."""
+"""``crt pseudo``: labelled images to pseudo masks."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,18 +24,18 @@ from crt.cli.common import (
     check_apart,
     complain,
     factors,
-    labelled_photos,
+    find_device,
+    labelled_images,
     load_model,
     load_refiner,
     make_extractor,
-    one_line_errors,
-    out,
     progress_bar,
+    say,
 )
 
 
 def pseudo(
-    output: Annotated[Path, typer.Option("--out", help="Folder for the masks; a stopped job goes on from there.")],
+    output: Annotated[Path, typer.Option("--out", help="Output folder. An interrupted job resumes there.")],
     images: Images = None,
     labels: Labels = None,
     voc: VOC = None,
@@ -45,61 +44,61 @@ def pseudo(
     model: Model = "crt_vit_t16",
     refine: Refine = "pamr",
     threshold: Annotated[
-        str, typer.Option(help="Background score; LOW,HIGH marks scores between the two as unsure (255).")
+        str,
+        typer.Option(help="Background score. With LOW,HIGH, pixels with scores in between are marked unsure (255)."),
     ] = "0.34",
     clean: Annotated[
         bool,
-        typer.Option("--clean", help="Clean the mask of each threshold by a dense CRF (extra `crf`), as IRN does."),
+        typer.Option("--clean", help="Clean the mask with a dense CRF, as IRN does (pip install 'crt-wsss\\[crf]')."),
     ] = False,
     preset: Preset = "fast",
     scales: Scales = None,
     flip: Flip = None,
     stride: Stride = None,
     bf16: BFloat16 = False,
-    device: Device = "cpu",
+    device: Device = "auto",
     batch_size: BatchSize = 16,
 ) -> None:
-    """Write a pseudo mask OUT/NAME.png for each photo, and OUT/manifest.jsonl.
+    """Turn image-level labels into pseudo masks, one per image.
 
-    Several processes: `torchrun --nproc-per-node N -m crt.cli pseudo ...`; with `--device cuda` each takes its own GPU.
+    Writes OUT/NAME.png for each image, and OUT/manifest.jsonl, which says what each mask was made from.
+    Several processes (each uses its own GPU): `torchrun --nproc-per-node N -m crt.cli pseudo ...`
     """
-    with one_line_errors():
-        from crt.pseudo import Peers, make_pseudo_masks
-        from crt.refine import crf_labels
+    from crt.pseudo import Peers, make_pseudo_masks
+    from crt.refine import crf_labels
 
-        levels: Any = factors(threshold, "--threshold")
-        if len(levels) > 2:
-            raise ValueError(f"--threshold {threshold}: expected one background score or LOW,HIGH.")
-        peers = Peers.from_environment()
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
-        network = load_model(model, device)
-        unusable: list[str] = []
-        check_apart(output, images, labels)
-        photos = labelled_photos(images, labels, voc, cub, split, class_names=network.class_names, unusable=unusable)
-        unusable = unusable if peers.rank == 0 else []
-        for failure in unusable:
-            complain(ValueError(failure))
-        if network.class_names is None or list(network.class_names) != photos.class_names:
-            raise ValueError(f"{model} knows the classes {network.class_names}, the photos' are {photos.class_names}.")
-        refiner = load_refiner(refine, network, device)
-        extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
-        with autocast(device, bf16):
-            report = make_pseudo_masks(
-                extractor,
-                refiner,
-                photos,
-                output,
-                threshold=levels if len(levels) == 2 else levels[0],
-                clean=crf_labels if clean else None,
-                process=(peers.rank, peers.world),
-                claim=peers.claim if peers.store is not None else None,
-                progress=progress_bar,
-            )
-        for file, reason in report.failed:
-            complain(ValueError(f"{file}: {reason}"))
-        written, skipped, failed = peers.finish((report.written, report.skipped, len(report.failed) + len(unusable)))
-        if peers.rank == 0:
-            text = f"{written} masks written, {skipped} were there, {failed} failed -> {output}"
-            out.print(text, highlight=False, soft_wrap=True)
-        if failed:
-            raise typer.Exit(2)
+    levels: Any = factors(threshold, "--threshold")
+    if len(levels) > 2:
+        raise ValueError(f"--threshold {threshold}: expected one background score or LOW,HIGH.")
+    peers = Peers.from_environment()
+    target = find_device(device)
+    network = load_model(model, target)
+    if network.class_names is None:
+        raise ValueError(f"{model} does not name its classes, so labels cannot be matched to them.")
+    unusable: list[str] = []
+    check_apart(output, images, labels)
+    photos = labelled_images(images, labels, voc, cub, split, class_names=network.class_names, unusable=unusable)
+    unusable = unusable if peers.rank == 0 else []
+    for failure in unusable:
+        complain(failure)
+    refiner = load_refiner(refine, network, target)
+    extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
+    with autocast(target, bf16):
+        report = make_pseudo_masks(
+            extractor,
+            refiner,
+            photos,
+            output,
+            threshold=levels if len(levels) == 2 else levels[0],
+            clean=crf_labels if clean else None,
+            process=(peers.rank, peers.world),
+            claim=peers.claim if peers.store is not None else None,
+            progress=progress_bar,
+        )
+    for file, reason in report.failed:
+        complain(f"{file}: {reason}")
+    written, skipped, failed = peers.finish((report.written, report.skipped, len(report.failed) + len(unusable)))
+    if peers.rank == 0:
+        say(f"{written} masks written, {skipped} already there, {failed} failed -> {output}")
+    if failed:
+        raise typer.Exit(2)

@@ -8,135 +8,134 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from crt.cli.common import CUB, VOC, Images, Labels, Split, check_apart, err, labelled_photos, one_line_errors, out
+from crt.cli.common import CUB, VOC, Images, Labels, Split, check_apart, err, labelled_images, say
 
 Changes = Annotated[
-    list[str] | None, typer.Option("--set", help="Change a setting of the recipe, NAME=VALUE; may be repeated.")
+    list[str] | None, typer.Option("--set", help="Change a setting of the recipe: NAME=VALUE. Can be repeated.")
 ]
-Pretrained = Annotated[bool, typer.Option(help="Start from ImageNet weights, or from random ones.")]
+Pretrained = Annotated[bool, typer.Option(help="Start from ImageNet weights, or from random weights.")]
 Precision = Annotated[
-    str | None, typer.Option(help="no (float32) or bf16; without it, what `accelerate launch` was told, or else no.")
+    str | None, typer.Option(help="no (float32) or bf16. Default: the setting of `accelerate launch`, else no.")
 ]
-SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that decode photos.")]
+Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
+SaveEvery = Annotated[int, typer.Option(min=1, help="Training steps between checkpoints.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that load images.")]
 
-app = typer.Typer(help="Train (extra `train`).", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """Train (extra `train`)."""
+    """Train on your own images (pip install 'crt-wsss\\[train]')."""
 
 
 @app.command("cam")
 def train_cam(
-    output: Annotated[Path, typer.Option("--out", help="Folder of the run; a stopped run goes on from there.")],
+    output: Annotated[Path, typer.Option("--out", help="Folder of the run. An interrupted run resumes there.")],
     images: Images = None,
     labels: Labels = None,
     voc: VOC = None,
     cub: CUB = None,
     split: Split = None,
     masks: Annotated[
-        Path | None, typer.Option(help="Pseudo masks of the photos (`crt pseudo`), for a recipe that trains on them.")
+        Path | None,
+        typer.Option(help="Pseudo masks of the images (from `crt pseudo`), for recipes that train on masks."),
     ] = None,
-    start: Annotated[
-        Path | None, typer.Option(help="Go on from a trained model of any architecture: a folder, say RUN/model.")
-    ] = None,
-    preset: Annotated[
-        str, typer.Option(help="A named recipe: t16-voc9k, t16-voc9k-masks, t16-cub50, paper, paper-wsol.")
+    start: Annotated[Path | None, typer.Option(help="Start from a trained model: a folder, such as RUN/model.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="Training recipe: t16-voc9k, t16-voc9k-masks, t16-cub50, paper or paper-wsol.")
     ] = "t16-voc9k",
     set_: Changes = None,
     backbone_checkpoint: Annotated[
-        Path | None, typer.Option(help="ImageNet weights of the ViT (safetensors, timm's layout); none: from timm.")
+        Path | None,
+        typer.Option(help="ImageNet weights of the ViT (a safetensors file from timm). Default: timm downloads them."),
     ] = None,
-    cnn_checkpoint: Annotated[Path | None, typer.Option(help="The same for the CNN.")] = None,
+    cnn_checkpoint: Annotated[Path | None, typer.Option(help="ImageNet weights of the CNN, likewise.")] = None,
     pretrained: Pretrained = True,
-    seed: int = 0,
+    seed: Seed = 0,
     precision: Precision = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile both backbones.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile both backbones with torch.compile.")] = False,
     save_every: SaveEvery = 200,
     workers: Workers = 1,
 ) -> None:
-    """Train on image-level labels; the result is OUT/model.
+    """Train a model on image-level labels.
 
-    Several processes: `torchrun --nproc-per-node N -m crt.cli train cam ...`.
+    The trained model is written to OUT/model; use it as `--model local-dir:OUT/model`.
+    Several processes: `torchrun --nproc-per-node N -m crt.cli train cam ...`
     """
-    with one_line_errors():
-        train = _library()
-        recipe = train.make_recipe(preset, set_ or [], stage=train.CAMRecipe)
-        check_apart(output, images, labels)
-        photos = labelled_photos(images, labels, voc, cub, split)
-        photos = photos.with_masks(masks) if masks else photos
-        model = train.build_branches(
-            recipe,
-            photos.class_names,
-            backbone_checkpoint=backbone_checkpoint,
-            cnn_checkpoint=cnn_checkpoint,
-            pretrained=pretrained,
-            start=start,
-            seed=seed,
-        )
-        train.train_cam(
-            model,
-            photos,
-            output,
-            recipe,
-            seed=seed,
-            precision=precision,
-            compile=compile,
-            save_every=save_every,
-            workers=workers,
-            settings=_began_with(model),
-            progress=_bar,
-        )
-        _done(photos, output)
+    train = _library()
+    chosen = train.make_recipe(recipe, set_ or [], stage=train.CAMRecipe)
+    check_apart(output, images, labels)
+    photos = labelled_images(images, labels, voc, cub, split)
+    photos = photos.with_masks(masks) if masks else photos
+    model = train.build_branches(
+        chosen,
+        photos.class_names,
+        backbone_checkpoint=backbone_checkpoint,
+        cnn_checkpoint=cnn_checkpoint,
+        pretrained=pretrained,
+        start=start,
+        seed=seed,
+    )
+    train.train_cam(
+        model,
+        photos,
+        output,
+        chosen,
+        seed=seed,
+        precision=precision,
+        compile=compile,
+        save_every=save_every,
+        workers=workers,
+        settings=_began_with(model),
+        progress=_bar,
+    )
+    _done(photos, output)
 
 
 @app.command("refine")
 def train_refine(
-    output: Annotated[Path, typer.Option("--out", help="Folder of the run; a stopped run goes on from there.")],
-    masks: Annotated[Path, typer.Option(help="Confident masks of the photos: `crt pseudo --threshold LOW,HIGH`.")],
+    output: Annotated[Path, typer.Option("--out", help="Folder of the run. An interrupted run resumes there.")],
+    masks: Annotated[Path, typer.Option(help="Confident masks of the images, from `crt pseudo --threshold LOW,HIGH`.")],
     images: Images = None,
     labels: Labels = None,
     voc: VOC = None,
     cub: CUB = None,
     split: Split = None,
-    preset: Annotated[str, typer.Option(help="A named recipe: irn-lite0-voc9k, irn-paper.")] = "irn-lite0-voc9k",
+    recipe: Annotated[str, typer.Option(help="Training recipe: irn-lite0-voc9k or irn-paper.")] = "irn-lite0-voc9k",
     set_: Changes = None,
     backbone_checkpoint: Annotated[
-        Path | None, typer.Option(help="ImageNet weights (safetensors, timm's layout); none: from timm.")
+        Path | None, typer.Option(help="ImageNet weights (a safetensors file from timm). Default: timm downloads them.")
     ] = None,
     pretrained: Pretrained = True,
-    seed: int = 0,
+    seed: Seed = 0,
     precision: Precision = None,
     save_every: SaveEvery = 200,
     workers: Workers = 1,
 ) -> None:
-    """Train the boundary network (IRN) on pseudo masks; `crt pseudo --refine local-dir:OUT/model` walks between them.
+    """Train a boundary network (IRN) on pseudo masks, to refine maps.
 
-    Several processes: `torchrun --nproc-per-node N -m crt.cli train refine ...`.
+    Use it as `crt pseudo --refine local-dir:OUT/model`.
+    Several processes: `torchrun --nproc-per-node N -m crt.cli train refine ...`
     """
-    with one_line_errors():
-        train = _library()
-        recipe = train.make_recipe(preset, set_ or [], stage=train.RefineRecipe)
-        check_apart(output, images, labels)
-        photos = labelled_photos(images, labels, voc, cub, split).with_masks(masks)
-        model = train.build_boundary_net(
-            recipe, backbone_checkpoint=backbone_checkpoint, pretrained=pretrained, seed=seed
-        )
-        train.train_refine(
-            model,
-            photos,
-            output,
-            recipe,
-            seed=seed,
-            precision=precision,
-            save_every=save_every,
-            workers=workers,
-            settings=_began_with(model),
-            progress=_bar,
-        )
-        _done(photos, output)
+    train = _library()
+    chosen = train.make_recipe(recipe, set_ or [], stage=train.RefineRecipe)
+    check_apart(output, images, labels)
+    photos = labelled_images(images, labels, voc, cub, split).with_masks(masks)
+    model = train.build_boundary_net(chosen, backbone_checkpoint=backbone_checkpoint, pretrained=pretrained, seed=seed)
+    train.train_refine(
+        model,
+        photos,
+        output,
+        chosen,
+        seed=seed,
+        precision=precision,
+        save_every=save_every,
+        workers=workers,
+        settings=_began_with(model),
+        progress=_bar,
+    )
+    _done(photos, output)
 
 
 def _began_with(model: Any) -> dict[str, str]:
@@ -167,4 +166,4 @@ def _bar(steps: Iterable[Any], first: int, total: int, status: Callable[[], str]
 def _done(photos: Any, output: Path) -> None:
     """The last line on the screen, of the first process alone."""
     if os.environ.get("RANK", "0") == "0":
-        out.print(f"{len(photos)} photos, {len(photos.class_names)} classes -> {output / 'model'}", highlight=False)
+        say(f"{len(photos)} images, {len(photos.class_names)} classes -> {output / 'model'}")
