@@ -149,7 +149,7 @@ def test_coco(coco, tmp_path):
     assert photos.class_names == ["cat", "dog"]
     assert [(photo.image.name, photo.labels) for photo in photos] == [("1.jpg", [1]), ("2.jpg", [0, 1])]
     (tmp_path / "2.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"a\.json: there is no photo at .*2\.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"a\.json, images\[1\]: there is no photo at .*2\.jpg"):
         ImageDataset.from_coco(tmp_path, tmp_path / "a.json")
     with pytest.raises(FileNotFoundError, match=r"gone\.json"):
         ImageDataset.from_coco(tmp_path, tmp_path / "gone.json")

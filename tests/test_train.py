@@ -259,7 +259,7 @@ def test_plan_visits_every_photo_once_an_epoch():
     ("text", "error", "parts"),
     [
         ("file,labels\n0.png,red\n0.png,red\n", ValueError, ["line 3", "twice"]),
-        ("file,labels\n0.png,\n", ValueError, ["line 2", "at least one label"]),
+        ("file,labels\n0.png\n", ValueError, ["line 2", "1 of 2 cells"]),
         ("file,labels\nnone.png,red\n", FileNotFoundError, ["line 2", "none.png"]),
         ("name,labels\n0.png,red\n", ValueError, ["line 1", "file"]),
         ("file,labels\n", ValueError, ["no rows"]),

@@ -1,56 +1,77 @@
-"""Lists and tables of data sets as text in UTF-8, a mark of byte order or none; errors name the file and the line."""
+"""Lists and tables of data sets as text in UTF-8, with or without a BOM; errors name the file and the line."""
 
 import csv
-from collections.abc import Iterator, Sequence
+import io
+import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-__all__ = ["name_of", "table_rows", "text_lines"]
+from crt._files import require_regular
+from crt._messages import printable
+
+__all__ = ["read_json", "read_text", "table_rows", "text_lines"]
+
+DELIMITERS = (",", ";", "\t")
+
+
+def read_text(file: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        OSError: no such file, or not a regular file.
+        ValueError: bytes that are not UTF-8.
+    """
+    data = require_regular(file).read_bytes()
+    try:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # Excel's "Unicode text"
+            return data.decode("utf-16")
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{printable(file)}: not a text in UTF-8 ({error.reason} at byte {error.start}).") from error
 
 
 def text_lines(file: Path) -> Iterator[tuple[str, str]]:
-    """("FILE, line N", line) of each line that is not empty.
-
-    Raises:
-        ValueError: bytes that are not UTF-8.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not a text in UTF-8 ({error.reason} at byte {error.start}).") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    """("FILE, line N", line) of each line that is not empty."""
+    shown = printable(file)
+    for number, line in enumerate(re.split("\r\n|\r|\n", read_text(file)), 1):
         if line.strip():
-            yield f"{file}, line {number}", line
+            yield f"{shown}, line {number}", line
 
 
-def table_rows(table: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, str]]]:
-    """("FILE, line N", cells by column) of each row of a CSV; surplus cells are under None.
-
-    Args:
-        table: the file.
-        columns: those that it must have.
+def table_rows(table: Path, delimiter: str = ",") -> Iterator[tuple[str, list[str]]]:
+    """("FILE, line N", cells without spaces around them) of each row that is not empty, the header first.
 
     Raises:
-        ValueError: no CSV, bytes that are not UTF-8, or missing columns.
+        ValueError: no CSV, or bytes that are not UTF-8.
     """
+    text, shown = read_text(table), printable(table)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            if missing := set(columns) - set(reader.fieldnames or ()):
-                wanted = ",".join(columns)
-                raise ValueError(f"{table}, line 1: missing columns {', '.join(sorted(missing))}; expected {wanted}.")
-            for row in reader:
-                yield f"{table}, line {reader.line_num}", row
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table} cannot be read as a CSV in UTF-8: {error}.") from error
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                yield f"{shown}, line {reader.line_num}", [cell.strip() for cell in row]
+    except csv.Error as error:
+        raise ValueError(
+            f"{shown}, line {reader.line_num}: cannot be read as a CSV in UTF-8: {error} (in quotes, a quote is "
+            "written twice)."
+        ) from error
 
 
-def name_of(file: str) -> str:
-    """A photo's path in its data set, without suffix; a mask is called so, and must not land elsewhere.
+def read_json(table: Path) -> Any:
+    """The content of a JSON file.
 
     Raises:
-        ValueError: a path that leaves the data set.
+        OSError: no such file, or not a regular file.
+        ValueError: not JSON, with the line.
     """
-    path = Path(file)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{file!r} leaves the folder of the photos; give a path below it.")
-    return path.with_suffix("").as_posix()
+    text, shown = read_text(table), printable(table)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{shown}, line {error.lineno}: not JSON: {error.msg}.") from error
+    except RecursionError as error:
+        raise ValueError(f"{shown}: JSON nested too deeply.") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise ValueError(f"{shown}: not JSON that can be read: {printable(error)}.") from error

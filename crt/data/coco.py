@@ -3,100 +3,119 @@
 pycocotools would have to be compiled, and its indices leave no way to say which entry is wrong.
 """
 
-import json
-import os
+import logging
+import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crt._messages import placed
-from crt.data._text import name_of
-from crt.data.sample import Sample
+from crt._messages import printable
+from crt.data._names import check_names, clean_name
+from crt.data._photos import Entry, PhotoFinder
 
-__all__ = ["read_coco"]
+__all__ = ["is_coco", "read_coco"]
+
+_log = logging.getLogger(__name__)
+_ROOTS = ("background", "none", "__background__", "_background_")
 
 
-def read_coco(folder: str | os.PathLike[str], table: str | os.PathLike[str]) -> tuple[list[Sample], list[str]]:
-    """The photos of a COCO instance file and the classes of their annotations, crowds included.
+def is_coco(content: Any) -> bool:
+    """Whether a JSON's content has a list of images or of annotations."""
+    return isinstance(content, dict) and any(name in content for name in ("images", "annotations", "categories"))
 
-    Classes are in the order of their category ids, which may have gaps.  Photos without annotations are left out.
+
+def read_coco(
+    content: Any, table: Path, finder: PhotoFinder, class_names: Sequence[str] | None = None
+) -> tuple[list[Entry], list[str]]:
+    """The photos of a COCO instance file with the classes of their annotations, crowds included, and the class names.
+
+    Names are the given ones, onto which categories are mapped by name, or the categories' in the order of their ids,
+    which may have gaps.  A category without annotations that is the supercategory of others, or the background, is
+    not a class (Roboflow writes one, of id 0).  Photos without annotations are negatives; those of them that are not
+    there are left out with a warning.
 
     Raises:
-        FileNotFoundError: no such file, or it names a photo that is not there.
-        ValueError: not JSON (with the line), or an entry that cannot be understood (with its list and place).
+        ValueError: an entry that cannot be understood (with its list and place).
     """
-    table = Path(table)
-    content = _load(table)
-    categories = _by_id(table, content, "categories", "name", str)
-    order = sorted(categories)
-    names = [categories[number] for number in order]
-    if len(set(names)) != len(names):
-        raise ValueError(f"{table}, categories: two of them have the same name.")
-    files = _by_id(table, content, "images", "file_name", str)
+    shown = printable(table)
+    if not isinstance(content, dict):
+        raise ValueError(f"{shown}: expected an object with images, annotations and categories.")
+    categories = {number: clean_name(name) for number, name in _by_id(shown, content, "categories", "name").items()}
+    files = _by_id(shown, content, "images", "file_name")
     owner: dict[str, int] = {}
     for number, file in files.items():
         if owner.setdefault(file, number) != number:
-            raise ValueError(f"{table}, images: {file!r} has two ids, {owner[file]} and {number}.")
+            raise ValueError(f"{shown}, images: '{printable(file)}' has two ids, {owner[file]} and {number}.")
     labels: dict[int, set[int]] = {number: set() for number in files}
-    index = {number: place for place, number in enumerate(order)}
-    for place, entry in enumerate(_entries(table, content, "annotations")):
-        where = f"{table}, annotations[{place}]"
+    for place, entry in enumerate(_entries(shown, content, "annotations")):
+        where = f"{shown}, annotations[{place}]"
         image, category = _field(where, entry, "image_id", int), _field(where, entry, "category_id", int)
         if image not in labels:
-            raise ValueError(f"{where}: there is no image with the id {image}.")
-        if category not in index:
-            raise ValueError(f"{where}: there is no category with the id {category}.")
-        labels[image].add(index[category])
-    found = [(files[number], sorted(shown)) for number, shown in labels.items() if shown]
-    if not found:
-        raise ValueError(f"{table} has no image with an annotation.")
-    return [_sample(Path(folder), table, *pair) for pair in found], names
+            raise ValueError(f"{where}: there is no image with the id {printable(image)}.")
+        if category not in categories:
+            raise ValueError(f"{where}: there is no category with the id {printable(category)}.")
+        labels[image].add(category)
+    shared = set[int]().union(*labels.values())
+    if not shared:
+        raise ValueError(f"{shown} has no image with an annotation.")
+    names = _names(content, categories, shared, shown)
+    if class_names is None:
+        check_names(names, f"{shown}, categories")
+    entries = [
+        Entry(f"{shown}, images[{place}]", file, [categories[c] for c in sorted(labels[number])])
+        for place, (number, file) in enumerate(files.items())
+    ]
+    return _without_missing(entries, finder), list(class_names or names)
 
 
-def _sample(folder: Path, table: Path, file: str, labels: list[int]) -> Sample:
-    if not (folder / file).is_file():
-        raise FileNotFoundError(f"{table}: there is no photo at {folder / file}.")
-    try:
-        return Sample(folder / file, name_of(file), labels)
-    except ValueError as error:
-        raise placed(error, f"{table}, images") from error
+def _names(content: dict[str, Any], categories: dict[int, str], used: set[int], shown: str) -> list[str]:
+    above = {
+        entry.get("supercategory") for entry in content["categories"] if entry.get("supercategory") != entry["name"]
+    }
+    kept = [n for n in sorted(categories) if n in used or (categories[n] not in above and categories[n] not in _ROOTS)]
+    names = [categories[number] for number in kept]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{shown}, categories: two of them have the same name, '{printable(twice)}'.")
+    return names
 
 
-def _load(table: Path) -> dict[str, Any]:
-    if not table.is_file():
-        raise FileNotFoundError(f"there is no file at {table}; it holds COCO's instance annotations as JSON.")
-    try:
-        content = json.loads(table.read_bytes())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{table}, line {error.lineno}: not JSON: {error.msg}.") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{table}: not a text in UTF-8 ({error.reason} at byte {error.start}).") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{table}: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{table}: expected an object with images, annotations and categories.")
-    return content
+def _without_missing(entries: list[Entry], finder: PhotoFinder) -> list[Entry]:
+    """The entries without the negatives whose photos are not there."""
+    kept = []
+    for entry in entries:
+        try:
+            if not entry.labels:
+                finder.find(entry.file)
+            kept.append(entry)
+        except FileNotFoundError:
+            continue
+    if len(kept) < len(entries):
+        _log.warning("%d photos without annotations are not there and are left out", len(entries) - len(kept))
+    return kept
 
 
-def _entries(table: Path, content: dict[str, Any], name: str) -> list[Any]:
+def _entries(shown: str, content: dict[str, Any], name: str) -> list[Any]:
     entries = content.get(name)
     if not isinstance(entries, list):
-        raise ValueError(f"{table}: expected a list {name!r} beside {', '.join(content) or 'nothing'}.")
+        raise ValueError(f"{shown}: expected a list {name!r} beside {printable(', '.join(content)) or 'nothing'}.")
     return entries
 
 
 def _field(where: str, entry: Any, name: str, kind: type) -> Any:
     value = entry.get(name) if isinstance(entry, dict) else None
     if not isinstance(value, kind) or isinstance(value, bool) or value == "":
-        raise ValueError(f"{where}: expected {name!r}, {'a number' if kind is int else 'a text'}, got {entry!r:.80}.")
+        got = printable(reprlib.repr(entry))
+        raise ValueError(f"{where}: expected {name!r}, {'a number' if kind is int else 'a text'}, got {got}.")
     return value
 
 
-def _by_id(table: Path, content: dict[str, Any], name: str, field: str, kind: type) -> dict[int, Any]:
-    found: dict[int, Any] = {}
-    for place, entry in enumerate(_entries(table, content, name)):
-        where = f"{table}, {name}[{place}]"
+def _by_id(shown: str, content: dict[str, Any], name: str, field: str) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for place, entry in enumerate(_entries(shown, content, name)):
+        where = f"{shown}, {name}[{place}]"
         number = _field(where, entry, "id", int)
         if number in found:
-            raise ValueError(f"{where}: the id {number} stands there twice.")
-        found[number] = _field(where, entry, field, kind)
+            raise ValueError(f"{where}: the id {printable(number)} stands there twice.")
+        found[number] = _field(where, entry, field, str)
     return found

@@ -6,12 +6,11 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from crt.data.coco import read_coco
-from crt.data.csv import read_csv
 from crt.data.cub import read_cub
 from crt.data.image_folder import read_folder
 from crt.data.sample import Sample
-from crt.data.voc import read_voc
+from crt.data.table import read_table
+from crt.data.voc import VOC_CLASSES, read_voc
 
 __all__ = ["ImageDataset", "load_dataset"]
 
@@ -90,12 +89,15 @@ class ImageDataset:
         difficult: bool = True,
         labels: PathLike | None = None,
         masks: bool = False,
+        class_names: Sequence[str] | None = None,
     ) -> "ImageDataset":
         """The photos of one list of a VOC-style folder; see ``crt.data.voc.read_voc``.
 
         ``masks=True`` attaches the true masks, for measuring.  Training reads attached masks, so leave it out there.
         """
-        return cls(*read_voc(root, split, difficult=difficult, labels=labels, masks=masks))
+        source = None if labels is None else _path(labels)
+        found = read_voc(_path(root), split, difficult=difficult, labels=source, masks=masks, class_names=class_names)
+        return cls(*found)
 
     @classmethod
     def from_csv(
@@ -106,36 +108,62 @@ class ImageDataset:
         class_names: Sequence[str] | None = None,
         unusable: list[str] | None = None,
     ) -> "ImageDataset":
-        """A folder of photos and a CSV with the columns ``file`` and ``labels``.
+        """A folder of photos and a CSV of their labels (``file,labels``, one-hot and others: ``docs/data.md``).
 
         Args:
             folder: where the files are.
-            table: a CSV, UTF-8; ``file`` is a path below ``folder``, ``labels`` class names separated by ";" or, where
-                there is none, by spaces.
-            class_names: the K names in order; None takes those in the table, sorted.
+            table: a CSV in UTF-8, separated by commas, semicolons or tabs; a file is a path below ``folder``; labels
+                are separated by ";", "|" or ",", the same in the whole table, or by spaces where none of these occurs.
+                A photo without labels is a negative.
+            class_names: the K names in order; None takes those in the table, sorted (2, 9, 10).
             unusable: takes what is wrong with rows that cannot be used; they are left out then, and not raised.
 
         Raises:
             FileNotFoundError: no such table, or it names a photo that is not there.
-            ValueError: missing columns, a row without labels, an unknown or doubled entry, a file outside the folder;
-                with file and line.
+            ValueError: missing columns, an unknown or doubled entry, a class that looks like an accident, a file
+                outside the folder; with file and line.
         """
-        return cls(*read_csv(folder, table, class_names=class_names, unusable=unusable))
+        return cls(*read_table(folder, table, class_names=class_names, unusable=unusable, kind="csv"))
 
     @classmethod
-    def from_folder(cls, folder: PathLike, *, class_names: Sequence[str] | None = None) -> "ImageDataset":
-        """A folder with a subfolder of photos for each class; see ``crt.data.image_folder.read_folder``."""
-        return cls(*read_folder(folder, class_names=class_names))
-
-    @classmethod
-    def from_coco(cls, folder: PathLike, table: PathLike) -> "ImageDataset":
+    def from_coco(
+        cls,
+        folder: PathLike,
+        table: PathLike,
+        *,
+        class_names: Sequence[str] | None = None,
+        unusable: list[str] | None = None,
+    ) -> "ImageDataset":
         """A folder of photos and COCO's instance annotations of them; see ``crt.data.coco.read_coco``."""
-        return cls(*read_coco(folder, table))
+        return cls(*read_table(folder, table, class_names=class_names, unusable=unusable, kind="coco"))
+
+    @classmethod
+    def from_table(
+        cls,
+        folder: PathLike,
+        table: PathLike,
+        *,
+        class_names: Sequence[str] | None = None,
+        unusable: list[str] | None = None,
+    ) -> "ImageDataset":
+        """A folder of photos and a table of any kind that ``crt.data.table.read_table`` knows, by its content.
+
+        These are CSVs, COCO's JSON, Label Studio's, FiftyOne's, and CVAT's XML; arguments and errors are those of
+        ``from_csv``.
+        """
+        return cls(*read_table(folder, table, class_names=class_names, unusable=unusable))
+
+    @classmethod
+    def from_folder(
+        cls, folder: PathLike, *, class_names: Sequence[str] | None = None, split: str | None = None
+    ) -> "ImageDataset":
+        """A folder with a subfolder of photos for each class; see ``crt.data.image_folder.read_folder``."""
+        return cls(*read_folder(_path(folder), class_names=class_names, split=split))
 
     @classmethod
     def from_cub(cls, root: PathLike, split: str) -> "ImageDataset":
         """The photos "train" or "test" of a folder in the layout of CUB-200-2011; see ``crt.data.cub.read_cub``."""
-        return cls(*read_cub(root, split))
+        return cls(*read_cub(_path(root), split))
 
 
 def load_dataset(
@@ -153,10 +181,11 @@ def load_dataset(
 
     Args:
         images: a folder of photos; without ``labels`` it holds a subfolder for each class.
-        labels: the photos' labels: a CSV with the columns file,labels or COCO's instances (.json).
+        labels: the photos' labels: a CSV, COCO's, Label Studio's or FiftyOne's JSON, CVAT's XML (``docs/data.md``).
         voc: a folder in the layout of VOC.
         cub: a folder in the layout of CUB-200-2011.
-        split: the list of ``voc`` (None: cls_train) or of ``cub`` (None: train).
+        split: the list of ``voc`` (None: cls_train) or of ``cub`` (None: train); of class subfolders that lie in
+            ``train``, ``valid`` ... one of these.
         truth: a folder of true masks, NAME.png, attached as ``Sample.mask``; True takes the data set's own (VOC).
         class_names: the K classes in the order of the labels, say a model's; names in the data set are mapped onto
             them.  None takes the data set's.
@@ -168,20 +197,23 @@ def load_dataset(
     """
     if sum(place is not None for place in (images, voc, cub)) != 1 or (labels is not None and images is None):
         raise ValueError("give one of --images (with --labels, or with a subfolder for each class), --voc and --cub.")
-    if images is not None and split is not None:
-        raise ValueError("--list is for --voc and --cub.")
+    if labels is not None and split is not None:
+        raise ValueError("--list is for --voc, --cub and class subfolders; a table of labels has no lists.")
     if truth is True and voc is None:
         raise ValueError("only VOC folders hold true masks of their own; give --truth a folder of NAME.png.")
     if voc is not None:
-        data = ImageDataset.from_voc(voc, split or "cls_train", masks=truth is True)
+        own = None if class_names is None or set(VOC_CLASSES) <= set(class_names) else class_names
+        data = ImageDataset.from_voc(voc, split or "cls_train", masks=truth is True, class_names=own)
     elif cub is not None:
         data = ImageDataset.from_cub(cub, split or "train")
-    elif labels is None:
-        data = ImageDataset.from_folder(images, class_names=class_names)  # type: ignore[arg-type]
-    elif Path(labels).suffix == ".json":
-        data = ImageDataset.from_coco(images, labels)  # type: ignore[arg-type]
-    else:
-        data = ImageDataset.from_csv(images, labels, class_names=class_names, unusable=unusable)  # type: ignore[arg-type]
+    elif images is not None and labels is not None:
+        data = ImageDataset.from_table(images, labels, class_names=class_names, unusable=unusable)
+    elif images is not None:
+        data = ImageDataset.from_folder(images, class_names=class_names, split=split)
     if class_names is not None:
         data = data.with_classes(class_names)
     return data if truth is None or isinstance(truth, bool) else data.with_masks(truth)
+
+
+def _path(place: PathLike) -> Path:
+    return Path(place).expanduser()

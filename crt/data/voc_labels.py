@@ -1,14 +1,15 @@
 """Image-level labels of VOC photos: from a CSV, from arrays without pickles, or from VOC's own annotations."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from xml.parsers import expat
 
 import numpy as np
 
-from crt._messages import did_you_mean
+from crt._files import require_regular
+from crt._messages import printable
+from crt.data._names import clean_name, split_cells, unknown_class
 from crt.data._text import table_rows
+from crt.data._xml import parse_xml
 
 __all__ = ["find_labels", "read_labels"]
 
@@ -59,31 +60,31 @@ def read_labels(
 
 
 def _ordered(found: set[str], classes: Sequence[str], where: str) -> list[str]:
-    if unknown := found - set(classes):
-        name = min(unknown)
-        hint = did_you_mean(name, classes) or f" Classes: {', '.join(classes)}."
-        raise ValueError(f"{where}: unknown class {name!r}.{hint}")
+    if unknown := found.difference(classes):
+        raise ValueError(f"{where}: {unknown_class(min(unknown), classes)}")
     return [name for name in classes if name in found]
 
 
 def _read_csv(path: Path, classes: Sequence[str], difficult: bool) -> dict[str, list[str]]:
     labels: dict[str, list[str]] = {}
-    for where, row in table_rows(path):
-        if not row.get("id") or row.get("labels") is None or None in row:
-            cells = ",".join(str(cell) for cell in row.values() if cell is not None)
-            raise ValueError(f"{where}: expected id,labels[,difficult], labels separated by spaces, got {cells!r}.")
-        if row["id"] in labels:
-            raise ValueError(f"{where}: {row['id']!r} stands in the table twice.")
-        found = set(row["labels"].split())
-        if difficult:
-            found |= set((row.get("difficult") or "").split())
-        labels[row["id"]] = _ordered(found, classes, where)
+    rows = table_rows(path)
+    header = [cell.casefold() for cell in next(rows, ("", []))[1]]
+    for where, row in rows:
+        cells = dict(zip(header, row, strict=False))
+        if not cells.get("id") or "labels" not in cells or len(row) > len(header):
+            shown = printable(",".join(row))
+            raise ValueError(f"{where}: expected id,labels[,difficult], labels separated by spaces, got '{shown}'.")
+        if cells["id"] in labels:
+            raise ValueError(f"{where}: '{printable(cells['id'])}' stands in the table twice.")
+        texts = [cells["labels"], cells.get("difficult", "") if difficult else ""]
+        found = {name for shown in split_cells([(where, text) for text in texts], classes) for name in shown}
+        labels[cells["id"]] = _ordered(found, classes, where)
     return labels
 
 
 def _read_arrays(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
     try:
-        content = np.load(path, allow_pickle=False)
+        content = np.load(require_regular(path), allow_pickle=False)
         if isinstance(content, np.ndarray):
             if not {"id", "labels"} <= set(content.dtype.names or ()):
                 raise ValueError(f"expected the fields 'id' and 'labels', got {content.dtype.names or content.dtype}")
@@ -99,62 +100,40 @@ def _read_arrays(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
                 f"{path} is a pickle, which could run any code and is never opened. Where you trust it, save it as "
                 "arrays: numpy.savez('cls_labels.npz', **numpy.load(FILE, allow_pickle=True).item())."
             ) from error
-        raise ValueError(f"{path}: {error}.") from error
+        raise ValueError(f"{printable(path)}: {printable(error)}.") from error
     labels = {}
     for name, values in pairs.items():
         if values.shape != (len(classes),) or values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
             raise ValueError(
-                f"{path}, {name!r}: expected {len(classes)} zeros and ones, got {values.dtype} {values.shape}."
+                f"{printable(path)}, {printable(name)!r}: expected {len(classes)} zeros and ones, got {values.dtype} "
+                f"{values.shape}."
             )
         labels[name] = [label for label, shown in zip(classes, values, strict=True) if shown]
     return labels
 
 
-class _Annotation:
-    """The objects of one of VOC's XML files: [class name, difficult, line], read with expat, which knows lines."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.objects: list[tuple[str, bool, int]] = []
-        self._path: list[str] = []
-        self._text: dict[str, tuple[str, int]] = {}
-        self._parser = parser = expat.ParserCreate()
-        parser.StartElementHandler, parser.EndElementHandler = self._start, self._end
-        parser.CharacterDataHandler = self._characters
-        parser.EntityDeclHandler = self._entity
-        with open(path, "rb") as file:
-            parser.ParseFile(file)
-
-    def _start(self, tag: str, _: dict[str, str]) -> None:
-        self._path.append(tag)
-        if self._path[0] != "annotation":
-            raise ValueError(f"line {self._parser.CurrentLineNumber}: the root is <{tag}>, not <annotation>")
-        if self._path == ["annotation", "object"]:
-            self._text = {"name": ("", self._parser.CurrentLineNumber)}
-
-    def _characters(self, text: str) -> None:
-        if self._path[:2] == ["annotation", "object"] and len(self._path) == 3:
-            before = self._text.get(self._path[2], ("", 0))[0]
-            self._text[self._path[2]] = (before + text, self._parser.CurrentLineNumber)
-
-    def _end(self, _: str) -> None:
-        if self._path == ["annotation", "object"]:
-            name, line = self._text["name"]
-            self.objects.append((name.strip(), self._text.get("difficult", ("0", 0))[0].strip() == "1", line))
-        self._path.pop()
-
-    def _entity(self, *_: object) -> None:
-        raise ValueError("entities are not read")
-
-
 def _read_xml(path: Path, classes: Sequence[str], difficult: bool) -> list[str]:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no annotation at {path}.")
-    try:
-        objects = _Annotation(path).objects
-    except expat.ExpatError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not XML: {expat.errors.messages[error.code]}.") from error
-    except (ValueError, LookupError) as error:  # a LookupError: of an encoding
-        raise ValueError(f"{path}: {error}.") from error
-    for name, _, line in objects:
-        _ordered({name}, classes, f"{path}, line {line}")
-    return _ordered({name for name, hard, _ in objects if difficult or not hard}, classes, str(path))
+    if not path.exists():
+        raise FileNotFoundError(f"there is no annotation at {printable(path)}.")
+    objects: list[dict[str, str]] = []
+    lines: list[int] = []
+
+    def opened(tags: list[str], _: dict[str, str], line: int) -> None:
+        if tags[0] != "annotation":
+            raise ValueError(f"the root is <{printable(tags[0])}>, not <annotation>")
+        if tags == ["annotation", "object"]:
+            objects.append({})
+            lines.append(line)
+        elif tags == ["annotation", "object", "name"]:
+            lines[-1] = line
+
+    def closed(tags: list[str], text: str) -> None:
+        if tags[:2] == ["annotation", "object"] and len(tags) == 3:
+            objects[-1][tags[2]] = text
+
+    parse_xml(path, opened, closed)
+    shown = printable(path)
+    for entry, line in zip(objects, lines, strict=True):
+        _ordered({clean_name(entry.get("name", ""))}, classes, f"{shown}, line {line}")
+    kept = [entry for entry in objects if difficult or entry.get("difficult") != "1"]
+    return _ordered({clean_name(entry["name"]) for entry in kept}, classes, shown)
