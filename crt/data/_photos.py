@@ -67,6 +67,11 @@ class PhotoFinder:
                 return f"{folder}/{there}" if folder else there
         raise FileNotFoundError(f"there is no photo at {printable(self.root / file.strip())}.{self._hint(file)}")
 
+    def has(self, file: str) -> bool:
+        """Whether a path below the root is a file, by this very name."""
+        folder, _, name = file.rpartition("/")
+        return name in self.listed(folder)
+
     def listed(self, folder: str) -> set[str]:
         """Names of the files in a folder below the root; none if it is not there."""
         if folder not in self._folders:

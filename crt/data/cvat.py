@@ -40,7 +40,7 @@ def read_cvat(table: Path, class_names: Sequence[str] | None = None) -> tuple[li
             entries.append(Entry(f"{shown}, line {line}", file, [], [f"images/{file}", file.rpartition("/")[2]]))
         elif len(path) == 3 and path[1] == "image" and path[2] in SHAPES:
             if not (label := clean_name(attributes.get("label", ""))):
-                raise ValueError(f"a <{path[2]}> without a label")
+                raise ValueError(f"a <{path[2]}> has no label")
             entries[-1].labels.append(label)
 
     def closed(path: list[str], text: str) -> None:

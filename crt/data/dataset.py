@@ -2,18 +2,23 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from crt._messages import did_you_mean, printable
+from crt.data._content import digest_files
+from crt.data._photos import PhotoFinder
 from crt.data.cub import read_cub
 from crt.data.image_folder import read_folder
 from crt.data.sample import Sample
 from crt.data.table import read_table
-from crt.data.voc import VOC_CLASSES, read_voc
+from crt.data.voc import read_voc
 
-__all__ = ["ImageDataset", "load_dataset"]
+__all__ = ["ImageDataset"]
 
+_log = logging.getLogger(__name__)
 PathLike = str | os.PathLike[str]
 
 
@@ -38,17 +43,51 @@ class ImageDataset:
         return self.samples[index]
 
     def digest(self) -> str:
-        """SHA-256 of the classes, the files' names and sizes, their labels and masks: the same for the same data set.
+        """SHA-256 of the classes and of each photo's name, content, labels and mask: the same for the same data set.
+
+        Where the photos are, and when they were written, does not count.  Content is every byte while photos and masks
+        are 4 GiB or less together; of larger sets it is each file's size and its first and last 64 KiB.
 
         Raises:
-            FileNotFoundError: a photo is not there.
+            FileNotFoundError: a photo or a mask is not there.
+            OSError: one cannot be read.
         """
-        names = [[s.name, s.image.suffix, s.image.stat().st_size, s.labels] for s in self.samples]
+        files = [file for s in self.samples for file in (s.image, s.mask) if file is not None]
+        names = [[s.name, s.image.suffix, s.labels, s.mask is not None] for s in self.samples]
         digest = hashlib.sha256(json.dumps([self.class_names, names]).encode())
-        for sample in self.samples:
-            if sample.mask is not None:
-                digest.update(sample.mask.read_bytes())
+        for part in digest_files(files):
+            digest.update(part)
         return digest.hexdigest()
+
+    def check_trainable(self, *, force: bool = False) -> None:
+        """Refuses labels from which a class cannot be learned: there must be photos with it and photos without.
+
+        Args:
+            force: say so in the log instead.
+
+        Raises:
+            ValueError: a class that all photos show, or none; with one class, no photo without it (a negative).
+        """
+        if not self.samples:
+            raise ValueError("the data set has no photos.")
+        counts = [0] * len(self.class_names)
+        for sample in self.samples:
+            for label in sample.labels:
+                counts[label] += 1
+        everywhere = [name for name, count in zip(self.class_names, counts, strict=True) if count == len(self)]
+        nowhere = [name for name, count in zip(self.class_names, counts, strict=True) if count == 0]
+        faults = []
+        if everywhere:
+            faults.append(
+                f"all {len(self)} photos show {_listed(everywhere)}, so nothing tells a model what it looks like: add "
+                "photos without it (with other classes, or negatives: an empty labels cell, a folder 'negatives')"
+            )
+        if nowhere:
+            faults.append(f"no photo shows {_listed(nowhere)}: add some, or leave the class out")
+        if faults and force:
+            _log.warning("%s.", "; ".join(faults))
+        elif faults:
+            raise ValueError(f"{'; '.join(faults)}. To train all the same: force=True (--force).")
 
     def with_masks(self, folder: PathLike) -> "ImageDataset":
         """The same photos, each with the mask ``folder/NAME.png`` (as ``crt pseudo`` writes them).
@@ -56,28 +95,34 @@ class ImageDataset:
         Raises:
             FileNotFoundError: a photo has no mask there.
         """
-        masks = [Path(folder) / f"{sample.name}.png" for sample in self.samples]
-        if missing := [mask for mask in masks if not mask.is_file()]:
+        root = _path(folder)
+        finder = PhotoFinder(root)
+        files = [f"{sample.name}.png" for sample in self.samples]
+        missing = [file for file in files if not finder.has(file)]
+        if missing:
             raise FileNotFoundError(
-                f"{len(missing)} of {len(masks)} photos have no mask, the first would be {missing[0]}; "
-                "`crt pseudo` makes those that are missing."
+                f"{len(missing)} of {len(files)} photos have no mask, the first would be "
+                f"{printable(root / missing[0])}; `crt pseudo` makes those that are missing."
             )
-        both = zip(self.samples, masks, strict=True)
-        return ImageDataset([sample._replace(mask=mask) for sample, mask in both], self.class_names)
+        samples = [s._replace(mask=root / file) for s, file in zip(self.samples, files, strict=True)]
+        return ImageDataset(samples, self.class_names)
 
     def with_classes(self, names: Sequence[str]) -> "ImageDataset":
         """The same photos with labels that index ``names``, say a model's classes, mapped by name.
 
         Raises:
-            ValueError: ``names`` lack a class of this data set; or the samples have masks, whose values follow the
-                present order, and the order changes.
+            ValueError: ``names`` lack a class of this data set that a photo shows; or the samples have masks, whose
+                values follow the present order, and the order changes.
         """
-        if missing := [name for name in self.class_names if name not in names]:
-            raise ValueError(f"the classes {', '.join(missing)} are not among {', '.join(names)}.")
-        index = [list(names).index(name) for name in self.class_names]
-        if index != list(range(len(index))) and any(sample.mask is not None for sample in self.samples):
+        names, index = list(names), {name: i for i, name in enumerate(names)}
+        used = {label for sample in self.samples for label in sample.labels}
+        if missing := [name for i, name in enumerate(self.class_names) if name not in index and i in used]:
+            hint = did_you_mean(missing[0], names) or f" Classes: {printable(', '.join(names))}."
+            raise ValueError(f"unknown class {_listed(missing)}.{hint}")
+        order = [index.get(name, -1) for name in self.class_names]
+        if order != list(range(len(order))) and any(sample.mask is not None for sample in self.samples):
             raise ValueError("the masks are numbered in the order of the present classes; attach masks afterwards.")
-        samples = [s._replace(labels=sorted(index[label] for label in s.labels)) for s in self.samples]
+        samples = [s._replace(labels=sorted(order[label] for label in s.labels)) for s in self.samples]
         return ImageDataset(samples, names)
 
     @classmethod
@@ -166,53 +211,8 @@ class ImageDataset:
         return cls(*read_cub(_path(root), split))
 
 
-def load_dataset(
-    *,
-    images: PathLike | None = None,
-    labels: PathLike | None = None,
-    voc: PathLike | None = None,
-    cub: PathLike | None = None,
-    split: str | None = None,
-    truth: PathLike | bool | None = None,
-    class_names: Sequence[str] | None = None,
-    unusable: list[str] | None = None,
-) -> ImageDataset:
-    """The data set that a command's options name: one of ``images``, ``voc`` and ``cub``.
-
-    Args:
-        images: a folder of photos; without ``labels`` it holds a subfolder for each class.
-        labels: the photos' labels: a CSV, COCO's, Label Studio's or FiftyOne's JSON, CVAT's XML (``docs/data.md``).
-        voc: a folder in the layout of VOC.
-        cub: a folder in the layout of CUB-200-2011.
-        split: the list of ``voc`` (None: cls_train) or of ``cub`` (None: train); of class subfolders that lie in
-            ``train``, ``valid`` ... one of these.
-        truth: a folder of true masks, NAME.png, attached as ``Sample.mask``; True takes the data set's own (VOC).
-        class_names: the K classes in the order of the labels, say a model's; names in the data set are mapped onto
-            them.  None takes the data set's.
-        unusable: takes what is wrong with rows of a table that cannot be used, instead of raising it.
-
-    Raises:
-        FileNotFoundError: a folder, table, photo or mask is not there.
-        ValueError: none or several of ``images``, ``voc`` and ``cub``; or a data set that cannot be understood.
-    """
-    if sum(place is not None for place in (images, voc, cub)) != 1 or (labels is not None and images is None):
-        raise ValueError("give one of --images (with --labels, or with a subfolder for each class), --voc and --cub.")
-    if labels is not None and split is not None:
-        raise ValueError("--list is for --voc, --cub and class subfolders; a table of labels has no lists.")
-    if truth is True and voc is None:
-        raise ValueError("only VOC folders hold true masks of their own; give --truth a folder of NAME.png.")
-    if voc is not None:
-        own = None if class_names is None or set(VOC_CLASSES) <= set(class_names) else class_names
-        data = ImageDataset.from_voc(voc, split or "cls_train", masks=truth is True, class_names=own)
-    elif cub is not None:
-        data = ImageDataset.from_cub(cub, split or "train")
-    elif images is not None and labels is not None:
-        data = ImageDataset.from_table(images, labels, class_names=class_names, unusable=unusable)
-    elif images is not None:
-        data = ImageDataset.from_folder(images, class_names=class_names, split=split)
-    if class_names is not None:
-        data = data.with_classes(class_names)
-    return data if truth is None or isinstance(truth, bool) else data.with_masks(truth)
+def _listed(names: Sequence[str]) -> str:
+    return printable(", ".join(repr(name) for name in names))
 
 
 def _path(place: PathLike) -> Path:

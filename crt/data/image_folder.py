@@ -89,9 +89,8 @@ def _of_split(root: Path, split: str | None, class_names: Sequence[str]) -> Path
     splits = [name for name in words if _subfolders(root / name)]
     if split is not None:
         if split not in splits:
-            raise ValueError(
-                f"{printable(root)} has no split {printable(split)!r}: {', '.join(splits) or 'there are none'}."
-            )
+            there = ", ".join(splits) or "none"
+            raise ValueError(f"{printable(root)} has no split {printable(split)!r}; there are {printable(there)}.")
         return root / split
     if not splits:
         return root
