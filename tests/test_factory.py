@@ -142,16 +142,46 @@ def test_renamed_classes_keep_the_head_and_it_is_said(saved, tiny, caplog):
     assert torch.equal(model.head.weight, tiny.head.weight)
 
 
-@pytest.mark.parametrize(
-    ("file", "mean"),
-    [("deit_tiny_patch16_224.fp16", (0.485, 0.456, 0.406)), ("vit_tiny_patch16_224", (0.5,) * 3), ("mine", (0.5,) * 3)],
-)
-def test_normalisation_follows_the_weights(file, mean, tmp_path):
-    backbone = crt.create_model("crt_vit_t16").backbone.state_dict()
-    save_file(backbone, tmp_path / f"{file}.safetensors")
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+@pytest.mark.parametrize("file", ["deit_tiny_patch16_224.fp16", "vit_tiny_patch16_224", "mine"])
+def test_mean_and_std_do_not_follow_the_name_of_a_file(file, tmp_path, caplog):
+    save_file(crt.create_model("crt_vit_t16").backbone.state_dict(), tmp_path / f"{file}.safetensors")
     model = crt.create_model("crt_vit_t16", backbone_checkpoint=tmp_path / f"{file}.safetensors")
-    assert model.pretrained_cfg["mean"] == mean
+    assert (model.config["mean"], model.config["std"]) == ([0.5] * 3, [0.5] * 3)
+    assert "taken are those of vit_tiny_patch16_224, mean [0.5, 0.5, 0.5]" in caplog.text
     assert crt.create_model("crt_vit_t16", mean=(0.1, 0.2, 0.3)).config["mean"] == [0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize("way", ["metadata", "timm's config", "our config"])
+def test_mean_and_std_that_a_file_states_are_taken(way, tmp_path, caplog):
+    stated = dict(zip(("mean", "std"), IMAGENET, strict=True))
+    metadata = {key: json.dumps(value) for key, value in stated.items()} if way == "metadata" else None
+    save_file(crt.create_model("crt_vit_t16").backbone.state_dict(), tmp_path / "w.safetensors", metadata)
+    if way != "metadata":
+        config = {"architecture": "deit_tiny_patch16_224", "pretrained_cfg": stated} if way[0] == "t" else stated
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    model = crt.create_model("crt_vit_t16", backbone_checkpoint=tmp_path / "w.safetensors")
+    assert (model.config["mean"], model.config["std"]) == IMAGENET
+    assert not caplog.text
+    model = crt.create_model("crt_vit_t16", backbone_checkpoint=tmp_path / "w.safetensors", std=[1, 1, 1])
+    assert (model.config["mean"], model.config["std"]) == (IMAGENET[0], [1, 1, 1])
+
+
+@pytest.mark.parametrize("stated", ["[0.5, 0.5]", "[0, 0, NaN]", "x", "[" * 10**5])
+def test_a_mean_that_is_none_is_refused(stated, tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", {"mean": stated})
+    with pytest.raises(ValueError, match=r"w\.safetensors.*mean"):
+        crt.create_model("crt_vit_t16", backbone_checkpoint=tmp_path / "w.safetensors")
+
+
+def test_a_setting_that_there_is_not():
+    with pytest.raises(TypeError, match=r"no argument 'num_clases'. Did you mean 'num_classes'.*seed_threshold"):
+        crt.create_model("crt_vit_t16", num_clases=3)
+    with pytest.raises(TypeError, match="Did you mean 'pretrained_backbone'"):
+        crt.create_model("crt_vit_t16", pretrain_backbone=True)
+    assert crt.create_model("crt_vit_t16", seed_threshold=0.4, num_passes=None).config["seed_threshold"] == 0.4
 
 
 def test_normalisation_is_not_rounded_with_the_weights(saved):

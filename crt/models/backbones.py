@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.layers import PatchEmbed, resample_abs_pos_embed
+from timm.layers import PatchEmbed, resample_abs_pos_embed, resample_patch_embed
 from timm.models import VisionTransformer
 from timm.models.vision_transformer import Block
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from crt._messages import did_you_mean, printable
 from crt.models.config import MAX_PARAMETERS
 
-__all__ = ["fit_position_embedding", "outline_of", "plain_vit", "timm_model", "vit_outline"]
+__all__ = ["fit_plain_vit", "fit_position_embedding", "outline_of", "plain_vit", "timm_model", "vit_outline"]
 
 MAX_GRID = 128  # patches along a side of a tile
 
@@ -34,7 +34,38 @@ def fit_position_embedding(embedding: Tensor, own: Tensor, side: int) -> Tensor:
             f"a position embedding of {embedding.shape[1]} tokens does not fit a model with {prefix} before the "
             f"patches (a distilled DeiT has 2 such tokens, others 1)."
         )
-    return resample_abs_pos_embed(embedding.float(), [side, side], num_prefix_tokens=prefix)
+    return resample_abs_pos_embed(embedding.float(), [side, side], num_prefix_tokens=prefix, antialias=False)
+
+
+def fit_plain_vit(state: Mapping[str, Tensor], vit: VisionTransformer, side: int) -> dict[str, Tensor]:
+    """A plain ViT's weights in timm's layout, made to fit ``vit``, which sees ``side`` x ``side`` patches.
+
+    The patch embedding is resampled to another patch size (FlexiViT, Beyer et al., CVPR 2023), the position embedding
+    to another grid (bicubic, no antialias, as DINOv2 does). LayerScale goes into the layer before it, exactly, if
+    ``vit`` has none; where only ``vit`` has it, it is one. The head and DINOv2's mask token are left out.
+
+    Raises:
+        ValueError: a position embedding that is not of a square grid, or has other prefix tokens.
+    """
+    own = vit.state_dict()
+    dropped = ("head.", "head_dist.", "fc_norm.", "mask_token")
+    fitted = {key: value for key, value in state.items() if key in own or not key.startswith(dropped)}
+    for key in [key for key in fitted if key.endswith((".ls1.gamma", ".ls2.gamma"))]:
+        if key in own:
+            continue
+        gamma = fitted.pop(key).float()
+        layer = key.replace("ls1.gamma", "attn.proj").replace("ls2.gamma", "mlp.fc2")
+        for name in (f"{layer}.weight", f"{layer}.bias"):
+            if name in fitted and len(fitted[name]) == len(gamma):
+                fitted[name] = fitted[name].float() * gamma.view(-1, *[1] * (fitted[name].ndim - 1))
+    fitted |= {key: torch.ones_like(own[key]) for key in own if key.endswith(".gamma") and key not in fitted}
+    if "pos_embed" in fitted and fitted["pos_embed"].ndim == 3:
+        fitted["pos_embed"] = fit_position_embedding(fitted["pos_embed"], own["pos_embed"], side)
+    patches = fitted.get("patch_embed.proj.weight")
+    size = list(own["patch_embed.proj.weight"].shape[-2:])
+    if patches is not None and patches.ndim == 4 and list(patches.shape[-2:]) != size:
+        fitted["patch_embed.proj.weight"] = resample_patch_embed(patches.float(), size)
+    return fitted
 
 
 def timm_model(name: str, *, pretrained: bool = False, **arguments: Any) -> Any:

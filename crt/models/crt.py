@@ -20,7 +20,7 @@ from crt.cam.mixin import CAMMixin
 from crt.cam.tiling import cut, merge, pad_to
 from crt.images import ImagesLike, to_tensors
 from crt.labels import LabelsLike
-from crt.models.backbones import fit_position_embedding, plain_vit, vit_outline
+from crt.models.backbones import fit_plain_vit, fit_position_embedding, plain_vit, vit_outline
 from crt.models.config import check_classes, check_config
 from crt.models.hub import load_weights
 from crt.models.hub_mixin import HubMixin
@@ -281,14 +281,12 @@ class CRT(nn.Module, CAMMixin, HubMixin):
         return maps, rearrange(attention, "t (h w) -> t 1 h w", h=self.tile // self.patch)
 
     def load_backbone(self, state: dict[str, Tensor], name: str) -> None:
-        """Loads a timm state dict into the backbone; a classifier in it is left out.
+        """Loads a plain ViT's state dict in timm's layout into the backbone, resampled and folded where it must be.
 
         Raises:
             ValueError: tensors are missing, left over or of another shape; ``name`` is what the message calls them.
         """
-        kept = {f"backbone.{key}": value for key, value in state.items() if not key.startswith("head")}
-        own = {f"head.{key}": value for key, value in self.head.state_dict().items()}
-        load_weights(self, {**self.fit_state(kept), **own}, name)
+        load_weights(self.backbone, fit_plain_vit(state, self.backbone, self.tile // self.patch), name)
 
     def fit_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Resamples the position embedding of a checkpoint that was made for another tile."""

@@ -3,16 +3,15 @@
 import inspect
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import timm
-
-from crt.cam.functional import Activation
+from crt._messages import did_you_mean, printable
 from crt.models.backbones import timm_model
+from crt.models.config import SETTINGS, check_config
 from crt.models.crt import CRT
-from crt.models.hub import Source, from_hub, from_path, read_checkpoint
+from crt.models.hub import Source, from_hub, from_path, read_checkpoint, read_normalization
 from crt.models.registry import default_tag, get_pretrained_cfg, list_models, model_entrypoint, split_name
 
 __all__ = ["create_model"]
@@ -25,21 +24,11 @@ def create_model(
     name: str,
     pretrained: bool = False,
     *,
-    num_classes: int | None = None,
-    class_names: Sequence[str] | None = None,
-    num_passes: int | None = None,
-    tile: int | None = None,
-    stride: int | None = None,
-    attention_power: float | None = None,
-    activation: Activation | None = None,
-    pool: float | None = None,
-    backbone: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
     checkpoint_path: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     pretrained_backbone: bool = False,
     backbone_checkpoint: str | os.PathLike[str] | None = None,
+    **changes: Any,
 ) -> CRT:
     """Builds a model by name, as timm does.
 
@@ -47,25 +36,27 @@ def create_model(
         name: "architecture" or "architecture.tag" (``crt.list_models``), "hf-hub:org/name@revision", "local-dir:PATH".
         pretrained: load trained weights: those of ``checkpoint_path``, else the ones bundled with the package, else
             those on the Hub.
-        num_classes: number of classes; with trained weights for another number the head is new, with a warning.
-        class_names: their names; trained weights of the same number of classes keep their head, with a warning.
-        num_passes, tile, stride, attention_power, activation, pool: see ``CRT``; None takes the value of the weights or
-            of the architecture.
-        backbone: another timm ViT than the architecture's.
-        mean, std: normalisation, three values each; None takes that of the weights the model starts from.
         checkpoint_path: a safetensors file or a folder of ``save_pretrained``; loaded whether or not ``pretrained``.
         cache_dir: cache of the Hub.
         pretrained_backbone: start from timm's ImageNet weights of the backbone.
-        backbone_checkpoint: start from these ImageNet weights, a safetensors file in timm's layout.  Where its name
-            begins with that of a timm model ("deit_tiny_patch16_224.safetensors"), mean and std are that model's;
-            otherwise the backbone's.
+        backbone_checkpoint: start from these weights of a plain ViT, a safetensors file in timm's layout. Patch size,
+            position grid and LayerScale may differ (``fit_plain_vit``). Mean and std are those in the file's metadata
+            ("mean", "std") or in config.json beside it, else the backbone's, which a log line then says.
+        changes: settings of ``CRT`` that replace those of the weights or of the architecture: backbone, num_classes,
+            class_names, num_passes, tile, stride, attention_power, activation, pool, mean, std, seed_threshold,
+            backbone_args. None leaves a setting as it is. With trained weights for another number of classes the head
+            is new, with a warning; with other names for the same number it is kept, with a warning.
 
     Returns:
         The model in evaluation mode, on the CPU.
 
     Raises:
-        ValueError: an unknown name, weights that do not fit, arguments that exclude each other.
+        TypeError: an argument that there is not.
+        ValueError: an unknown name, weights that do not fit, settings out of bounds, arguments that exclude each other.
         FileNotFoundError, OSError: weights that cannot be found or fetched.
+
+    >>> create_model("crt_vit_t16", class_names=["ripe", "unripe"]).num_classes
+    2
     """
     if sum([pretrained or checkpoint_path is not None, pretrained_backbone, backbone_checkpoint is not None]) > 1:
         raise ValueError(
@@ -73,38 +64,50 @@ def create_model(
         )
     if not isinstance(name, str):
         raise TypeError(f"a model's name is text, got {type(name).__name__}; for a folder write 'local-dir:{name}'.")
-    if isinstance(class_names, str):
-        raise TypeError(f"class_names is a list of names, got the text {class_names!r}.")
-    if backbone_checkpoint is not None and mean is None and std is None:
-        mean, std = _normalisation_of(Path(backbone_checkpoint))
-    asked: dict[str, Any] = {
-        "num_classes": num_classes if num_classes is not None or class_names is None else len(class_names),
-        "class_names": class_names,
-        "num_passes": num_passes,
-        "tile": tile,
-        "stride": stride,
-        "attention_power": attention_power,
-        "activation": activation,
-        "pool": pool,
-        "backbone": backbone,
-        "mean": mean,
-        "std": std,
-    }
-    asked = {key: value for key, value in asked.items() if value is not None}
     build = CRT if _is_address(name) else model_entrypoint(split_name(name)[0])
+    changes = _checked(changes, build)
     source = _locate(name, pretrained, checkpoint_path, cache_dir)
     if source is not None and (pretrained or checkpoint_path is not None):
-        _check_backbone(name, build, source, backbone)
-        return CRT.from_source(source, build=build, **asked)
+        _check_backbone(name, build, source, changes.get("backbone"))
+        return CRT.from_source(source, build=build, **changes)
     if source is not None and _is_address(name):
         logger.warning("%s: built with random weights; pass pretrained=True to load the trained ones.", name)
-    model = build(**{**(source.config if source else {}), **asked})
+    config = check_config(source.config, "CRT", source=f"config.json of {source.name}") if source else {}
+    if backbone_checkpoint is not None:
+        changes = {**read_normalization(backbone_checkpoint), **changes}
+    model = build(**{**config, **changes})
     if pretrained_backbone:
         weights = timm_model(model.backbone_name, pretrained=True, num_classes=0, **model.backbone_args).state_dict()
         model.load_backbone(weights, f"timm's {model.backbone_name}")
     elif backbone_checkpoint is not None:
         model.load_backbone(read_checkpoint(backbone_checkpoint), str(backbone_checkpoint))
+        if not {"mean", "std"} <= changes.keys():
+            logger.warning(
+                "%s does not state its mean and std; taken are those of %s, mean %s and std %s. Pass mean= and std= if "
+                "its weights were trained with others.",
+                printable(backbone_checkpoint),
+                model.backbone_name,
+                model.config["mean"],
+                model.config["std"],
+            )
     return model.eval()
+
+
+def _checked(changes: dict[str, Any], build: Callable[..., CRT]) -> dict[str, Any]:
+    """The settings that are not None, as plain values; the number of classes follows from their names."""
+    changes = {key: value for key, value in changes.items() if value is not None}
+    own = [key for key in inspect.signature(build).parameters if key not in ("arguments", "kwargs")]
+    if unknown := [key for key in changes if key not in SETTINGS["CRT"] and key not in own]:
+        hint = did_you_mean(unknown[0], [*SETTINGS["CRT"], *inspect.signature(create_model).parameters])
+        raise TypeError(
+            f"create_model() has no argument {unknown[0]!r}.{hint} Settings of a model: {', '.join(SETTINGS['CRT'])}."
+        )
+    if isinstance(changes.get("class_names"), str):
+        raise TypeError(f"class_names is a list of names, got the text {changes['class_names']!r}.")
+    settings = check_config({key: value for key, value in changes.items() if key in SETTINGS["CRT"]}, "CRT")
+    if "class_names" in settings:
+        settings.setdefault("num_classes", len(settings["class_names"]))
+    return {**changes, **settings}
 
 
 def _is_address(name: str) -> bool:
@@ -113,7 +116,7 @@ def _is_address(name: str) -> bool:
         return True
     if "/" in name or "\\" in name:
         raise ValueError(
-            f"{name!r} is no model name. Write 'hf-hub:{name}' if it is on the Hub, "
+            f"{name!r} is not a model name. Write 'hf-hub:{name}' if it is on the Hub, "
             f"'local-dir:{name}' if it is a folder on this disk."
         )
     return False
@@ -163,16 +166,3 @@ def _check_backbone(name: str, build: Any, source: Source, asked: str | None) ->
             f"{source.name} was trained with the backbone {found}, {name} has {default}. Add backbone={found!r}, or "
             f"load a folder by 'local-dir:PATH'."
         )
-
-
-def _normalisation_of(checkpoint: Path) -> tuple[Sequence[float] | None, Sequence[float] | None]:
-    """mean and std of the timm model that a weights file is named after, if it is."""
-    parts = checkpoint.name.split(".")
-    names = [".".join(parts[:2]), parts[0]]  # architecture.tag, architecture
-    cfg = next((cfg for name in names if (cfg := _timm_cfg(name)) is not None), None)
-    return (None, None) if cfg is None else (cfg.mean, cfg.std)
-
-
-def _timm_cfg(name: str) -> Any:
-    known = name in timm.list_pretrained() if "." in name else timm.is_model(name)
-    return timm.get_pretrained_cfg(name) if known else None

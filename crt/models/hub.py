@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from crt._files import require_regular
 from crt._messages import printable
-from crt.models.config import MAX_PARAMETERS
+from crt.models.config import MAX_PARAMETERS, check_config
 
 __all__ = [
     "CONFIG",
@@ -39,6 +39,7 @@ __all__ = [
     "load_weights",
     "read_checkpoint",
     "read_config",
+    "read_normalization",
     "read_weights",
 ]
 
@@ -235,6 +236,35 @@ def read_weights(path: Path, name: str) -> dict[str, Tensor]:
                 f"{printable(name)}: the tensor {printable(key, 100)} has NaN or infinite values: the file is damaged."
             )
     return state
+
+
+def read_normalization(path: str | os.PathLike[str]) -> dict[str, list[float]]:
+    """The mean and std that a weights file (or folder) states, in its safetensors metadata or in config.json beside it.
+
+    Metadata are "mean" and "std", three numbers each in JSON; config.json is timm's (``pretrained_cfg``) or ours.
+
+    Returns:
+        "mean" and "std", each only if it is stated.
+
+    Raises:
+        ValueError: what is stated is not three finite numbers, or a std is not positive.
+    """
+    source = from_path(path)
+    with safe_open(source.weights, "pt") as file:
+        stated: dict[str, Any] = dict(file.metadata() or {})
+    cfg = source.config.get("pretrained_cfg")
+    found = {**source.config, **(cfg if isinstance(cfg, dict) else {})}
+    for key in ("mean", "std"):
+        if key in stated:
+            try:
+                found[key] = json.loads(stated[key])
+            except (ValueError, RecursionError):
+                raise ValueError(
+                    f"{printable(source.name)}: {key} in its metadata is {printable(repr(stated[key]), 60)}, not three "
+                    f"numbers such as [0.5, 0.5, 0.5]."
+                ) from None
+    given = {key: found[key] for key in ("mean", "std") if found.get(key) is not None}
+    return check_config(given, "CRT", source=source.name)
 
 
 def _check_header(path: Path, name: str) -> None:

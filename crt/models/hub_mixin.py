@@ -17,7 +17,7 @@ from torch import Tensor
 
 from crt._files import write_tensors
 from crt._messages import printable
-from crt.models.config import check_config
+from crt.models.config import SETTINGS, check_config
 from crt.models.hub import CONFIG, WEIGHTS, Source, from_hub, from_path, load_weights, read_weights
 
 __all__ = ["HubMixin"]
@@ -78,7 +78,8 @@ class HubMixin(PyTorchModelHubMixin, library_name="crt-wsss", license="apache-2.
         Raises:
             ValueError: the config has unknown keys, or the weights do not fit.
         """
-        overrides = check_config(overrides, cls.config_table)
+        known = {key: value for key, value in overrides.items() if key in SETTINGS[cls.config_table]}
+        overrides |= check_config(known, cls.config_table)
         config = check_config(source.config, cls.config_table, source=f"config.json of {source.name}")
         state = cls.clean_state(read_weights(source.weights, source.name))
         if not config and "head.weight" in state:
@@ -130,7 +131,7 @@ class HubMixin(PyTorchModelHubMixin, library_name="crt-wsss", license="apache-2.
 
         Each file is replaced whole or not at all; options are those of ``PyTorchModelHubMixin.save_pretrained``.
         """
-        folder = Path(save_directory)
+        folder = Path(save_directory).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         if options.get("push_to_hub"):
             options.setdefault("repo_id", folder.name)
