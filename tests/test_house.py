@@ -34,7 +34,17 @@ ALLOWED = {
     "losses": {"cam.functional", "cam.paths", *TENSORS},
     "metrics": {"cam.functional", *TENSORS, "torchmetrics"},
     # Floor 2: networks, and photos with their labels.
-    "models": {*GROUND, *TENSORS, "cam", "losses", "timm", "huggingface_hub", "safetensors", "PIL"},
+    "models": {
+        *GROUND,
+        *TENSORS,
+        "cam",
+        "losses",
+        "timm",
+        "segmentation_models_pytorch",
+        "huggingface_hub",
+        "safetensors",
+        "PIL",
+    },
     "data": {*GROUND, *TENSORS, "PIL"},
     # Floor 3: what a user does.
     "refine": {*GROUND, *TENSORS, "cam", "losses", "pydensecrf"},

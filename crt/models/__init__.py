@@ -7,6 +7,7 @@ from crt.models.crt import CRT
 from crt.models.dual import DualBranch
 from crt.models.factory import create_model
 from crt.models.registry import PretrainedCfg, get_pretrained_cfg, is_model, list_models, register_model
+from crt.models.segmentation import SegmentationNet
 
 __all__ = [
     "CRT",
@@ -15,6 +16,7 @@ __all__ = [
     "CNNBranch",
     "DualBranch",
     "PretrainedCfg",
+    "SegmentationNet",
     "create_model",
     "get_pretrained_cfg",
     "is_model",

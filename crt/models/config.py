@@ -95,6 +95,15 @@ SETTINGS: Mapping[str, Mapping[str, Setting]] = {
         "output_stride": _OUTPUT_STRIDE,
         "frozen_stride": Setting("integer", 0, 64),
     },
+    "SegmentationNet": {
+        "library": Setting("text"),
+        "arch": Setting("text"),
+        "encoder": Setting("text"),
+        "num_classes": Setting("integer", 1, 254),  # masks are uint8, and 255 is unsure
+        "class_names": Setting("names", optional=True),
+        "mean": _MEAN,
+        "std": _STD,
+    },
 }
 
 

@@ -13,6 +13,7 @@ from crt.models.config import SETTINGS, check_config
 from crt.models.crt import CRT
 from crt.models.hub import Source, from_hub, from_path, read_checkpoint, read_normalization
 from crt.models.registry import default_tag, get_pretrained_cfg, list_models, model_entrypoint, split_name
+from crt.models.segmentation import LIBRARY, SegmentationNet
 
 __all__ = ["create_model"]
 
@@ -67,6 +68,8 @@ def create_model(
     build = CRT if _is_address(name) else model_entrypoint(split_name(name)[0])
     changes = _checked(changes, build)
     source = _locate(name, pretrained, checkpoint_path, cache_dir)
+    if source is not None and source.config.get("library") == LIBRARY:
+        return _segmentation_net(source, pretrained or checkpoint_path is not None, changes)
     if source is not None and (pretrained or checkpoint_path is not None):
         _check_backbone(name, build, source, changes.get("backbone"))
         return CRT.from_source(source, build=build, **changes)
@@ -108,6 +111,14 @@ def _checked(changes: dict[str, Any], build: Callable[..., CRT]) -> dict[str, An
     if "class_names" in settings:
         settings.setdefault("num_classes", len(settings["class_names"]))
     return {**changes, **settings}
+
+
+def _segmentation_net(source: Source, trained: bool, changes: dict[str, Any]) -> Any:
+    """The ``SegmentationNet`` of a folder or repository; it has a name and weights like any other model."""
+    if trained:
+        return SegmentationNet.from_source(source, **changes)
+    logger.warning("%s: built with random weights; pass pretrained=True to load the trained ones.", source.name)
+    return SegmentationNet(**check_config({**source.config, **changes}, SegmentationNet.config_table)).eval()
 
 
 def _is_address(name: str) -> bool:

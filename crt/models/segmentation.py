@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from crt._messages import did_you_mean, printable
 from crt.images import ImagesLike, normalize, resize, shrink_factor, to_tensors
+from crt.models.config import check_config
 from crt.models.hub import load_features
 from crt.models.hub_mixin import HubMixin
 
@@ -69,16 +70,15 @@ class SegmentationNet(nn.Module, HubMixin):
     ) -> None:
         super().__init__()
         _check_names(arch, encoder, library)
-        if not 1 <= num_classes <= 254:  # masks are of uint8, and 255 is unsure
-            raise ValueError(f"num_classes must be from 1 to 254, got {printable(num_classes, 40)}.")
-        if class_names is not None and (isinstance(class_names, str) or len(class_names) != num_classes):
-            raise ValueError(f"class_names must be {num_classes} names, got {printable(class_names, 100)}.")
-        self.arch, self.encoder_name, self.num_classes = arch, encoder, int(num_classes)
-        self.class_names = None if class_names is None else list(class_names)
+        given = {"num_classes": num_classes, "class_names": class_names, "mean": mean, "std": std}
+        self.num_classes, self.class_names, mean, std = check_config(given, self.config_table).values()
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(f"class_names must be {self.num_classes} names, got {len(self.class_names)}.")
+        self.arch, self.encoder_name = arch, encoder
         name = encoder.removeprefix("tu-")
         cfg: Any = timm.get_pretrained_cfg(name) if encoder.startswith("tu-") and timm.is_model(name) else None
         default = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if cfg is None else (cfg.mean, cfg.std)
-        self._mean, self._std = _three(mean or default[0], "mean", -100), _three(std or default[1], "std", 1e-4)
+        self._mean, self._std = list(mean or default[0]), list(std or default[1])
         self.network = _build(arch, encoder, self.num_classes + 1)
 
     @property
@@ -122,7 +122,8 @@ class SegmentationNet(nn.Module, HubMixin):
         """
         if not self.encoder_name.startswith("tu-"):
             raise ValueError(f"weights in timm's layout need a timm encoder, 'tu-NAME'; got {self.encoder_name!r}.")
-        load_features(self.network.encoder.model, state, name)
+        encoder: Any = self.network.encoder
+        load_features(encoder.model, state, name)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) normalized floats -> (B, K + 1, H, W) logits, the background first."""
@@ -194,13 +195,6 @@ def _argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
         mask[higher] = index
         best = torch.where(higher, plane, best)
     return mask
-
-
-def _three(values: Sequence[float], name: str, low: float) -> list[float]:
-    numbers = [float(value) for value in values]
-    if len(numbers) != 3 or any(not low <= number <= 1000 for number in numbers):
-        raise ValueError(f"{name} must be three numbers from {low:g} to 1000, got {printable(values, 60)}.")
-    return numbers
 
 
 def _check_names(arch: Any, encoder: Any, library: Any) -> None:

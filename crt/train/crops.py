@@ -61,7 +61,8 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         seed: int,
     ) -> None:
         self.photos, self.seed = photos, seed
-        normalise = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+        jitter = [v2.ColorJitter(*[recipe.jitter] * 3)] if recipe.jitter else []
+        normalise = [*jitter, v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
         if recipe.area is not None:
             view = [v2.RandomResizedCrop(recipe.crop, scale=recipe.area, antialias=True), *normalise]
         else:  # padded after normalisation: zero is the mean colour

@@ -10,7 +10,7 @@ from crt._messages import did_you_mean
 from crt.cam.functional import Activation
 from crt.train.rules import check_setting
 
-__all__ = ["RECIPES", "CAMRecipe", "Recipe", "RefineRecipe", "Settings", "make_recipe"]
+__all__ = ["RECIPES", "CAMRecipe", "Recipe", "RefineRecipe", "SegmentRecipe", "Settings", "make_recipe"]
 
 R = TypeVar("R", bound="Recipe")
 
@@ -42,6 +42,7 @@ class Recipe(Settings):
         area: share of the image's area that a crop shows, (smallest, largest), with an aspect ratio of 3:4 to 4:3;
             None resizes the long side to ``long_side`` and takes a crop, padded with zeros, as the paper does.
         long_side: range of the long side in pixels, used if ``area`` is None.
+        jitter: strength of random changes of brightness, contrast and saturation; 0 leaves the colors as they are.
     """
 
     epochs: int = 4
@@ -56,6 +57,7 @@ class Recipe(Settings):
     crop: int = 224
     area: tuple[float, float] | None = (0.3, 1.0)
     long_side: tuple[int, int] = (210, 420)
+    jitter: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,31 @@ class RefineRecipe(Recipe):
             raise ValueError(f"crop must be a multiple of 4, got {self.crop}.")
 
 
+@dataclass(frozen=True)
+class SegmentRecipe(Recipe):
+    """Settings of the segmentation stage, beside those of ``Recipe``; ``area`` makes crops of several scales.
+
+    Attributes:
+        arch: "crt", or an architecture of segmentation_models.pytorch (``crt.models.segmentation.ARCHITECTURES``).
+        model: architecture of the CRT (``crt.list_models``), for ``arch="crt"`` without a start.
+        encoder: encoder of the other architectures, "tu-NAME" for timm's.
+        clamp_from: mean loss at which noisy pixels begin to lose their gradient (``segmentation_loss``); None: never.
+        clamp_window: side of the windows of that clamp, pixels.
+        ema: decay of the moving average of the weights, which is the result; 0 takes the last weights.
+    """
+
+    epochs: int = 8
+    crop: int = 320
+    area: tuple[float, float] | None = (0.2, 1.0)
+    jitter: float = 0.4
+    arch: str = "crt"
+    model: str = "crt_vit_t16"
+    encoder: str = "tu-tf_efficientnet_lite2"
+    clamp_from: float | None = 1.2
+    clamp_window: int = 120
+    ema: float = 0.999
+
+
 _PAPER = CAMRecipe(
     model="crt_vit_s16",
     num_passes=3,
@@ -160,6 +187,8 @@ RECIPES: dict[str, Recipe] = {
     "paper-wsol": dataclasses.replace(
         _PAPER, num_passes=0, cnn="resnet50", single_label=True, batch_size=64, crop=224, long_side=(256, 256)
     ),
+    "segment": SegmentRecipe(),
+    "segment-deeplab": SegmentRecipe(arch="deeplabv3plus", lr=3e-4, head_factor=3.0),
     "irn-lite0-voc9k": RefineRecipe(),
     "irn-paper": RefineRecipe(
         backbone="resnet50", displacement_width=256, batch_size=32, crop=512, long_side=(250, 750)

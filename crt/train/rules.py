@@ -120,6 +120,7 @@ RULES = {
     "crop": _whole(1, 8192),
     "area": _optional(_range(_real(0, 1, above=True))),
     "long_side": _range(_whole(1, 16_384)),
+    "jitter": _real(0, 1),
     # the CAM stage
     "model": _text(),
     "num_passes": _whole(0, 100),
@@ -138,6 +139,11 @@ RULES = {
     "label_smoothing": _real(0, 0.9),
     "clamp": _real(0, 1, above=True),
     "ema": _real(0, 0.9999),
+    # the segmentation stage
+    "arch": _text(),
+    "encoder": _text(),
+    "clamp_from": _optional(_real(0, 100, above=True)),
+    "clamp_window": _whole(1, 8192),
     # the refinement stage
     "backbone": _text(),
     "output_stride": _whole(4, 32),
