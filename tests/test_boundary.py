@@ -8,17 +8,9 @@ import torch
 
 import crt
 from crt.cam.paths import line
+from crt.losses import affinity_loss, boundary_loss, displacement_loss, pair_kinds
 from crt.models import BoundaryNet
-from crt.refine import (
-    RandomWalk,
-    affinity_loss,
-    boundary_loss,
-    create_refiner,
-    displacement_loss,
-    displacements,
-    pair_kinds,
-    path_affinity,
-)
+from crt.refine import RandomWalk, create_refiner, displacements, path_affinity
 
 TINY = "mobilenetv3_small_050"
 
@@ -178,13 +170,13 @@ def test_the_mean_shift_moves_the_displacements_alone(net):
 def test_saved_and_loaded_as_a_refiner(net, tmp_path):
     net.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text()) == net.config
-    refiner = create_refiner(f"local-dir:{tmp_path}")
+    refiner = create_refiner(f"local-dir:{tmp_path}", pretrained=True)
     assert isinstance(refiner, RandomWalk) and not refiner.training
     image, cam = torch.randint(0, 256, (1, 3, 40, 52), dtype=torch.uint8), torch.rand(1, 2, 40, 52)
     with torch.no_grad():
         assert torch.equal(refiner.boundary(image), net(image))
         walked = refiner(image, cam)
-        assert torch.equal(create_refiner(f"pamr+local-dir:{tmp_path}")[1](image, cam), walked)
+        assert torch.equal(create_refiner(f"pamr+local-dir:{tmp_path}", pretrained=True)[1](image, cam), walked)
     assert walked.shape == cam.shape and walked.min() >= 0 and walked.max() <= 1
 
 
@@ -204,12 +196,12 @@ def test_strict_loading_names_what_is_wrong(net, tmp_path):
     net.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**net.config, "boundary_width": 16}))
     with pytest.raises(ValueError, match="do not fit this BoundaryNet"):
-        create_refiner(f"local-dir:{tmp_path}")
+        create_refiner(f"local-dir:{tmp_path}", pretrained=True)
     (tmp_path / "config.json").write_text(json.dumps({"num_classes": 20}))
     with pytest.raises(ValueError, match="no setting num_classes .unknown keys"):
-        create_refiner(f"local-dir:{tmp_path}")
+        create_refiner(f"local-dir:{tmp_path}", pretrained=True)
     with pytest.raises(FileNotFoundError, match="no weights file or folder"):
-        create_refiner(f"local-dir:{tmp_path / 'none'}")
+        create_refiner(f"local-dir:{tmp_path / 'none'}", pretrained=True)
 
 
 def test_irn_by_name():

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from crt.cam import CAMExtractor, CAMResult
 from crt.cli import app
 from crt.data import ImageDataset, load_mask, save_mask
+from crt.losses import boundary_loss
 from crt.models import BoundaryNet
 from crt.pseudo import cut_mask, make_pseudo_masks
-from crt.refine import boundary_loss, create_refiner
+from crt.refine import create_refiner
 from crt.train import RECIPES, RefineRecipe, build_boundary_net, make_recipe, train_refine
 from crt.train.crops import Crops
 
@@ -51,7 +52,7 @@ def test_it_learns_and_stores_the_mean_shift(masked, folder):  # noqa: F811
     shifted = torch.stack([net.forward_maps(crops[9, i][0][None])[1].mean(dim=(0, 2, 3)) for i in range(24)])
     unshifted = shifted + net.mean_shift
     assert net.mean_shift.any() and (shifted.mean(dim=0).abs() < unshifted.mean(dim=0).abs() + 0.05).all()
-    again = create_refiner(f"local-dir:{folder / 'run/model'}").boundary
+    again = create_refiner(f"local-dir:{folder / 'run/model'}", pretrained=True).boundary
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in again.state_dict().items())
 
 

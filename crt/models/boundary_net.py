@@ -175,7 +175,8 @@ class BoundaryNet(nn.Module, HubMixin):
             "---\nlibrary_name: crt-wsss\nlicense: apache-2.0\ntags:\n- weakly-supervised-semantic-segmentation\n---\n"
             "# A BoundaryNet of crt-wsss\n\nIt finds the boundaries between classes (IRN, Ahn et al., CVPR 2019).\n\n"
             f"| argument | value |\n|---|---|\n{rows}\n\n"
-            '```python\nrefiner = crt.create_refiner("local-dir:FOLDER")\ncam = refiner(image, cam)\n```\n\n'
+            '```python\nrefiner = crt.create_refiner("local-dir:FOLDER", pretrained=True)\n'
+            "cam = refiner(image, cam)\n```\n\n"
             "Please add: training data and its licence, recipe, seed, measured results with list and threshold.\n"
         )
 

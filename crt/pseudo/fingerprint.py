@@ -124,12 +124,14 @@ def _function(function: Callable[..., object], without: frozenset[str], depth: i
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return {"function": name}
-    defaults = {p.name: inner(p.default) for p in parameters if p.default not in (inspect.Parameter.empty, None)}
-    told: dict[str, JSON] = {"function": name, **({"arguments": defaults} if defaults else {})}
+    defaults: dict[str, JSON] = {
+        p.name: inner(p.default) for p in parameters if p.default not in (inspect.Parameter.empty, None)
+    }
+    found: dict[str, JSON] = {"function": name, **({"arguments": defaults} if defaults else {})}
     if cells := getattr(function, "__closure__", None):
-        told["closure"] = [inner(cell.cell_contents) for cell in cells]
+        found["closure"] = [inner(cell.cell_contents) for cell in cells]
     owner = getattr(function, "__self__", None)
-    return {**told, "of": inner(owner)} if owner is not None and not inspect.ismodule(owner) else told
+    return {**found, "of": inner(owner)} if owner is not None and not inspect.ismodule(owner) else found
 
 
 def _name_of(kind: type) -> str:

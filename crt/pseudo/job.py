@@ -95,7 +95,7 @@ def make_pseudo_masks(
     folder = Path(out)
     _check_targets(photos.samples, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    made_with = {
+    made_with: dict[str, JSON] = {
         **(settings or {}),
         "crt": __version__,
         "classes": list(photos.class_names),
@@ -202,12 +202,15 @@ class _Job:
                 pass  # first leave the block, which ends the stream's thread
             if not failed:
                 return
-            for opened in [opened for opened in self.waiting if opened.photo.labels]:
-                try:
-                    (result,) = self.extractor(opened.pixels, [opened.photo.labels])
-                    yield result
-                except _OF_ONE_PHOTO as error:
-                    yield error
+            for photo, _, pixels, _ in list(self.waiting):
+                if pixels is not None:
+                    yield self._alone(pixels, photo.labels)
+
+    def _alone(self, pixels: Tensor, labels: list[int]) -> CAMResult | Exception:
+        try:
+            return self.extractor(pixels, [labels])[0]
+        except _OF_ONE_PHOTO as error:
+            return error
 
     def _write(self, opened: _Opened, result: CAMResult | Exception) -> None:
         """The mask of one photo, or its failure."""

@@ -6,7 +6,7 @@ are; rows sum to one, so that a flat map stays as it is.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -16,7 +16,7 @@ from crt.cam.attention import evaluating, patch_attention
 from crt.cam.functional import snapped_size
 from crt.cam.tiling import cut, merge, pad_to
 from crt.images import resize, shrink_factor, to_unit
-from crt.refine.inputs import check_pair, resized
+from crt.refine.inputs import TransformerModel, check_pair, resized
 
 __all__ = ["AttentionAffinity"]
 
@@ -30,7 +30,7 @@ class AttentionAffinity(nn.Module):
     head that is being added.
 
     Args:
-        model: a ``CRT``; it is part of this module.
+        model: a ``CRT``.  It is used, not owned: moving the refiner or changing its mode leaves the model alone.
         blocks: numbers of the blocks whose attention counts, from 0, negative ones from the last; None takes the first
             half, which attends to near and similar patches (the later blocks lower the mIoU of our seeds).
         power: exponent of the mean attention before its rows are brought to a sum of one, above 0; the higher, the
@@ -42,7 +42,12 @@ class AttentionAffinity(nn.Module):
     """
 
     def __init__(
-        self, model: Any, blocks: Sequence[int] | None = None, power: float = 1.0, *, max_side: int | None = 640
+        self,
+        model: TransformerModel,
+        blocks: Sequence[int] | None = None,
+        power: float = 1.0,
+        *,
+        max_side: int | None = 640,
     ) -> None:
         super().__init__()
         depth = len(model.backbone.blocks)
@@ -51,8 +56,14 @@ class AttentionAffinity(nn.Module):
             raise ValueError(f"blocks must be numbers from {-depth} to {depth - 1}, at least one; got {blocks}.")
         if not power > 0 or (max_side is not None and max_side < 1):
             raise ValueError(f"power must be above 0 and max_side at least 1, got {power} and {max_side}.")
-        self.model, self.blocks = model, sorted({block % depth for block in chosen})
+        self._used = (model,)  # a tuple, so that torch does not take the model for a part of this module
+        self.blocks = sorted({block % depth for block in chosen})
         self.power, self.max_side = power, max_side
+
+    @property
+    def model(self) -> TransformerModel:
+        """The transformer whose attention it is."""
+        return self._used[0]
 
     @torch.no_grad()
     def forward(self, image: Tensor, cam: Tensor) -> Tensor:
@@ -99,7 +110,7 @@ class AttentionAffinity(nn.Module):
         """Tiles (T, 3, tile, tile), normalised -> (T, N, N), how much patch i (rows) takes of patch j, as a share of
         the most it takes of any, to the power."""
         layers = [self.model.backbone.blocks[block].attn for block in self.blocks]
-        with evaluating(self.model), patch_attention(layers, self.model.prefix) as attention:
+        with evaluating(cast(nn.Module, self.model)), patch_attention(layers, self.model.prefix) as attention:
             self.model.forward_features(tiles.to(self.model.head.weight))
         mean = attention.mean()
         return mean.div_(mean.amax(dim=-1, keepdim=True)).pow_(self.power)

@@ -1,22 +1,32 @@
 """Refiners by name, alone and one after another."""
 
+import logging
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from crt._messages import did_you_mean
+from crt._messages import did_you_mean, printable
+from crt.refine.affinity import FeatureAffinity
 from crt.refine.attention import AttentionAffinity
 from crt.refine.crf import DenseCRF
 from crt.refine.pamr import PAMR
 from crt.refine.random_walk import RandomWalk
 
+if TYPE_CHECKING:
+    from crt.models import CRT
+
 __all__ = ["Refiners", "create_refiner", "list_refiners"]
 
-_NAMES = ("attention", "crf", "irn_lite0", "pamr")
+logger = logging.getLogger(__name__)
+
+_NAMES = ("affinity", "attention", "crf", "irn_lite0", "pamr")
+_ADDRESSES = ("local-dir:", "hf-hub:")
 _BUNDLED = Path(__file__).parents[1] / "weights" / "irn_lite0.voc9k"
 _TOLERANCE = 1e-5  # of the walk: near the rounding of float32
 _MAX_SIDE = 640  # as CAMExtractor's, and the largest that boundary networks are trained on by default
+_NEXT = re.compile(rf"\+(?=(?:{'|'.join(_NAMES)})(?:\+|$)|{'|'.join(_ADDRESSES)})")  # where a path may end
 
 
 class Refiners(nn.Sequential):
@@ -29,62 +39,91 @@ class Refiners(nn.Sequential):
         return cam
 
 
-def create_refiner(name: str, pretrained: bool = False, *, model: Any = None) -> nn.Module:
+def create_refiner(name: str, pretrained: bool = False, *, model: "CRT | None" = None) -> nn.Module:
     """A refiner with its default settings, in evaluation mode.
 
     Args:
-        name: one of ``list_refiners``; "local-dir:PATH", the random walk over a boundary network that
-            ``crt train refine`` wrote to this folder (or safetensors file); or several of these joined by "+", applied
-            from left to right.
-        pretrained: "irn_lite0" takes its trained weights, not random ones; others have none.
-        model: the ``CRT`` that made the maps: "attention" uses its attention, "crf" its background score.
+        name: one of ``list_refiners``; "local-dir:PATH" or "hf-hub:ORG/NAME", the random walk over a boundary network
+            that ``crt train refine`` wrote; or several of these joined by "+", applied from left to right.  A "+" in a
+            PATH is part of it, unless a refiner follows and there is no such path.
+        pretrained: load trained weights; as with ``create_model``, a network without them is built with random ones,
+            and a warning is logged.  "irn_lite0", "local-dir:" and "hf-hub:" have weights.
+        model: the ``CRT`` that made the maps: "affinity" and "attention" use it, "crf" its background score.  Its mode
+            stays as it is.
 
     Raises:
-        ValueError: an unknown name, "attention" without a model, or weights that do not fit.
+        ValueError: an unknown name, a refiner that needs a model without one, or weights that do not fit.
         FileNotFoundError: there are no such weights.
         ImportError: "crf" without the extra of that name.
 
     >>> create_refiner("pamr").max_side
     256
     """
-    parts = [_created(part, pretrained, model) for part in name.split("+")]
-    return (parts[0] if len(parts) == 1 else Refiners(*parts)).eval()
+    parts = [_create(part, pretrained, model).eval() for part in _split(name)]
+    return parts[0] if len(parts) == 1 else Refiners(*parts).eval()
 
 
 def list_refiners() -> list[str]:
     """Names that ``create_refiner`` knows.
 
     >>> list_refiners()
-    ['attention', 'crf', 'irn_lite0', 'pamr']
+    ['affinity', 'attention', 'crf', 'irn_lite0', 'pamr']
     """
     return sorted(_NAMES)
 
 
-def _created(name: str, pretrained: bool, model: Any) -> nn.Module:
+def _split(name: str) -> list[str]:
+    """The parts of "a+b": a path goes on over each "+" for as long as it exists.
+
+    >>> _split("pamr+local-dir:no/such+folder+crf")
+    ['pamr', 'local-dir:no/such+folder', 'crf']
+    """
+    parts: list[str] = []
+    rest: str | None = name
+    while rest is not None:
+        part, plus, after = rest.partition("+")
+        if rest.startswith(_ADDRESSES):
+            ends = [*(found.start() for found in _NEXT.finditer(rest)), len(rest)]
+            prefix = next(address for address in _ADDRESSES if rest.startswith(address))
+            there = [end for end in ends if Path(rest[len(prefix) : end]).expanduser().exists()]
+            end = max(there) if there and prefix == "local-dir:" else ends[0]
+            part, plus, after = rest[:end], rest[end : end + 1], rest[end + 1 :]
+        parts.append(part)
+        rest = after if plus else None
+    return parts
+
+
+def _create(name: str, pretrained: bool, model: "CRT | None") -> nn.Module:
     if name == "pamr":
         return PAMR()
     if name == "crf":
         return DenseCRF() if model is None else DenseCRF(background=model.seed_threshold)
-    if name == "attention":
+    if name in ("affinity", "attention"):
         if model is None:
             raise ValueError(
-                "the refiner 'attention' needs the model whose attention it is: create_refiner(..., model=...)."
+                f"the refiner {name!r} needs the model that made the maps: create_refiner(..., model=...)."
             )
-        return AttentionAffinity(model)
-    if name == "irn_lite0":
-        return _walk(_BUNDLED if pretrained else None)
-    if name.startswith("local-dir:"):
-        return _walk(Path(name.removeprefix("local-dir:")))
+        return FeatureAffinity(model) if name == "affinity" else AttentionAffinity(model)
+    if name == "irn_lite0" or name.startswith(_ADDRESSES):
+        return _create_walk(name, pretrained)
     raise ValueError(
-        f"unknown refiner {name!r}.{did_you_mean(name, _NAMES)} crt.list_refiners() lists all; 'local-dir:PATH' is a "
-        "boundary network of your own."
+        f"unknown refiner '{printable(name)}'.{did_you_mean(name, _NAMES)} crt.list_refiners() lists all; "
+        "'local-dir:PATH' is a boundary network of your own."
     )
 
 
-def _walk(weights: Path | None) -> nn.Module:
-    """The random walk over a boundary network: that of a folder, or the default one with random weights."""
+def _create_walk(name: str, pretrained: bool) -> nn.Module:
+    """The random walk over a boundary network, with its trained weights or with random ones."""
     from crt.models import BoundaryNet  # here, so that other refiners do not wait for timm
-    from crt.models.hub import from_path
+    from crt.models.hub import from_hub, from_path
 
-    network = BoundaryNet() if weights is None else BoundaryNet.from_source(from_path(weights))
+    if name.startswith("hf-hub:"):
+        source = from_hub(name.removeprefix("hf-hub:"), weights=pretrained)
+    else:
+        source = from_path(_BUNDLED if name == "irn_lite0" else name.removeprefix("local-dir:"))
+    if pretrained:
+        network = BoundaryNet.from_source(source)
+    else:
+        logger.warning("%s: built with random weights; pass pretrained=True to load the trained ones.", name)
+        network = BoundaryNet(**source.config)
     return RandomWalk(network, tolerance=_TOLERANCE, max_side=_MAX_SIDE)

@@ -1,7 +1,7 @@
 """What a boundary network learns from: pairs of cells of the same class, and of different ones.
 
 Ahn et al., "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations", CVPR 2019 (IRN), section
-4.  The network itself is ``crt.models.BoundaryNet``; ``RandomWalk`` uses its boundaries.
+4.  The network itself is ``crt.models.BoundaryNet``; ``crt.refine.RandomWalk`` uses its boundaries.
 
 A pair is two cells less than ``radius`` apart (``displacements``), both of which have a label.  Of two cells of one
 class the path between them must be free of boundary, of two cells of different classes it must not.  Two cells of the
