@@ -9,7 +9,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,49 +26,16 @@ from crt.cam.functional import (
     select_classes,
     snapped_size,
 )
+from crt.cam.protocol import CAMModel
 from crt.cam.result import CAMResult
-from crt.cam.views import Tiling, View, plan_views, view_of
+from crt.cam.views import Tiling, View, choose_tiling, plan_views, view_of
 from crt.images import ImageLike, ImagesLike, denormalize, normalize, resize, to_tensor, to_tensors
 from crt.labels import LabelsLike, to_multi_hot
 
-__all__ = ["CAMExtractor", "CAMModel", "patch_cams"]
+__all__ = ["CAMExtractor", "patch_cams"]
 
 T = TypeVar("T")
 _Pair = tuple[Tensor, Tensor | None]  # a photo, and which of the K classes are in it (None: to be predicted)
-
-
-class CAMModel(Protocol):
-    """What a network must offer to have its CAMs extracted: sizes, normalization, classes, and maps of tiles.
-
-    Attributes:
-        patch, tile, stride: sides of a patch and of a tile, and the distance between tiles, in pixels.
-        mean, std: (3, 1, 1) float32, normalization for pixel values in [0, 1].
-        num_classes, class_names: K, and K names or None.
-        seed_threshold: background score at which masks are cut by default, 0 to 1.
-        pool: share of a class map's cells, the highest, whose mean is the class's logit.
-        activation: what a map of any sign says of its class, see ``crt.cam.functional.activate``.
-    """
-
-    patch: int
-    tile: int
-    stride: int
-    num_classes: int
-    class_names: Sequence[str] | None
-    seed_threshold: float
-    pool: float
-    activation: Activation
-
-    @property
-    def mean(self) -> Tensor: ...
-
-    @property
-    def std(self) -> Tensor: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def tile_maps(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """(T, 3, tile, tile) normalized -> class maps (T, K, g, g) and their weights (T, 1, g, g), g = tile / patch."""
 
 
 class CAMExtractor:
@@ -78,11 +45,14 @@ class CAMExtractor:
         model: a ``CRT``, or any module with the members of ``CAMModel``.
         scales: factors on the photo's size (the paper: 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0).
         flip: add the CAM of the mirrored photo.
-        batch_size: tiles computed at once, over scales and photos.
+        batch_size: tiles computed at once, over scales and photos; of larger tiles as many as have as many pixels.
         max_side: photos with a longer side are seen as if reduced to it (in pixels); None sees them as they are.
             Maps always have the photo's own size.
         stride: distance between tiles in pixels, a multiple of the patch.  With the tile's side, or more, tiles overlap
-            only at the border; None takes the model's.
+            only at the border; None takes the model's (half of another ``tile``).
+        tile: side of a square tile in pixels, a multiple of the patch; None takes the model's.  "whole" sees each view
+            at once, as one tile of its own size; views of more than ``crt.cam.views.MAX_TOKENS`` patches become large
+            tiles that overlap by half.
         normalize: divide each map by (its maximum + 1e-5); otherwise maps are the raw sums.
 
     ``crt.cam.PRESETS`` has settings by name: ``CAMExtractor(model, **PRESETS["fast"])``.
@@ -100,16 +70,16 @@ class CAMExtractor:
         batch_size: int = 16,
         max_side: int | None = 640,
         stride: int | None = None,
+        tile: int | Literal["whole"] | None = None,
         normalize: bool = True,
     ) -> None:
         if not isinstance(scales, Sequence) or not scales or any(not 0 < scale <= 16 for scale in scales):
             raise ValueError(f"scales must be a list of factors above 0 and up to 16, like (0.5, 1.0); got {scales}.")
         if batch_size < 1 or (max_side is not None and max_side < 1):
             raise ValueError(f"batch_size and max_side must be at least 1; got {batch_size} and {max_side}.")
-        if stride is not None and (stride < 1 or stride % model.patch):
-            raise ValueError(f"stride must be a multiple of the model's patch, {model.patch}; got {stride}.")
         self.model, self.scales, self.flip = model, tuple(scales), flip
-        self.stride = model.stride if stride is None else min(stride, model.tile)
+        self.tiling = choose_tiling(model, tile, stride)
+        self.tile, self.stride = self.tiling.tile, self.tiling.stride
         self.batch_size, self.max_side, self.normalize = batch_size, max_side, normalize
 
     def __call__(
@@ -177,10 +147,8 @@ class CAMExtractor:
         image = photo.to(model.device)
         if not image.is_floating_point():
             image = normalize(image, model.mean, model.std)
-        tiling = Tiling(model.patch, model.tile, self.stride)
-        views = plan_views(
-            photo.shape[-2], photo.shape[-1], tiling, scales=self.scales, flip=self.flip, max_side=self.max_side
-        )
+        height, width = photo.shape[-2:]
+        views = plan_views(height, width, self.tiling, scales=self.scales, flip=self.flip, max_side=self.max_side)
         return _Seen(image, views, model.activation, photo, targets)
 
     def _result(self, seen: "_Seen", size: tuple[int, int] | None) -> CAMResult:
@@ -255,17 +223,40 @@ class _Seen:
 
 
 def _computed(model: CAMModel, photos: Iterable[_Seen], batch_size: int) -> Iterator[_Seen]:
-    """Runs the tiles of all photos through the model, ``batch_size`` at a time; yields each photo when it has all."""
-    tiles = ((seen, number, tile) for seen in photos for number, tile in seen.tiles())
-    for batch in _groups(tiles, batch_size):
-        maps, attention = model.tile_maps(torch.stack([tile for _, _, tile in batch]))
-        first = 0
-        for (seen, number), run in itertools.groupby(batch, lambda item: item[:2]):
-            last = first + len(list(run))
-            seen.add(number, maps[first:last], attention[first:last])
-            first = last
-            if not seen.missing:
-                yield seen
+    """Runs the tiles of all photos through the model; yields each photo, in order, when it has all.
+
+    Tiles of one size form a batch, of as many pixels as ``batch_size`` of the model's tiles have.  If batches of
+    several sizes wait and together hold twice as many, the one that began first is run as it is.
+    """
+    room, waiting = batch_size * model.tile**2, deque[_Seen]()
+    queues: dict[tuple[int, ...], list[tuple[_Seen, int, Tensor]]] = {}  # by the tiles' size, the oldest first
+    held = 0  # pixels in all queues
+    for seen in photos:
+        waiting.append(seen)
+        for number, tile in seen.tiles():
+            size, pixels = tuple(tile.shape), tile[0].numel()
+            queues.setdefault(size, []).append((seen, number, tile))
+            held += pixels
+            full = (len(queues[size]) + 1) * pixels > room
+            if full or held > 2 * room:
+                batch = queues.pop(size if full else next(iter(queues)))
+                held -= sum(tile[0].numel() for _, _, tile in batch)
+                _compute(model, batch)
+        while waiting and not waiting[0].missing:
+            yield waiting.popleft()
+    for batch in queues.values():
+        _compute(model, batch)
+    yield from waiting
+
+
+def _compute(model: CAMModel, batch: list[tuple[_Seen, int, Tensor]]) -> None:
+    """Runs tiles of one size, and gives each view what came of its own."""
+    maps, attention = model.tile_maps(torch.stack([tile for _, _, tile in batch]))
+    first = 0
+    for (seen, number), run in itertools.groupby(batch, lambda item: item[:2]):
+        last = first + len(list(run))
+        seen.add(number, maps[first:last], attention[first:last])
+        first = last
 
 
 def patch_cams(model: CAMModel, image: Tensor, *, mirror: bool, align: Align, batch_size: int = 16) -> Tensor:

@@ -7,9 +7,11 @@ __all__ = ["PRESETS"]
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), "flip": True},
     "fast": {"scales": (0.44, 0.88, 1.32, 1.76), "flip": False, "stride": 224},
+    "whole": {"scales": (1.0,), "flip": True, "tile": "whole"},
 }
 """Arguments of ``CAMExtractor`` and ``CRT.cam`` by name: the paper's inference, and the commands' default, the knee of
 seed mIoU over photos a second.  Where no stride is given it is the model's own.  The scales of ``fast`` bring a photo
 of 500 x 375 to 1, 2, 3 and 4 tiles of 224 in width, with next to no overlap: many scales are worth more than overlap
-or mirror.
+or mirror.  ``whole`` sees the photo at once, with position embeddings interpolated to its own grid: for models trained
+on photos of many sizes.
 """

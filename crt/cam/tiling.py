@@ -7,12 +7,16 @@ whole number of strides, as in the paper's training crops, the tiles are the pap
 ``cut`` and ``merge`` are inverses for every size: ``merge(cut(x, t, s), x.shape[-2:], t, s) == x``.
 """
 
+from typing import TypeAlias
+
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
 __all__ = ["cut", "merge", "offsets", "pad_to"]
+
+Pair: TypeAlias = int | tuple[int, int]
 
 
 def offsets(length: int, tile: int, stride: int) -> list[int]:
@@ -40,33 +44,34 @@ def pad_to(x: Tensor, height: int, width: int) -> Tensor:
     return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
 
-def cut(x: Tensor, tile: int, stride: int) -> Tensor:
-    """Cuts images into overlapping square tiles, row by row.
+def cut(x: Tensor, tile: Pair, stride: Pair) -> Tensor:
+    """Cuts images into overlapping tiles, row by row.
 
     Args:
         x: (B, C, H, W), any dtype; an axis shorter than ``tile`` is padded with zeros at its end.
-        tile: side of a tile, in pixels.
-        stride: distance between tiles, in pixels.
+        tile: side of a tile in pixels, or (h, w).
+        stride: distance between tiles in pixels, or (dy, dx).
 
     Returns:
-        (B * T, C, tile, tile); the T tiles of an image follow each other.
+        (B * T, C, h, w); the T tiles of an image follow each other.
     """
     if x.ndim != 4:
         raise ValueError(f"expected images of shape (B, C, H, W), got {tuple(x.shape)}.")
-    rows, columns = offsets(x.shape[-2], tile, stride), offsets(x.shape[-1], tile, stride)
-    x = pad_to(x, tile, tile)
-    tiles = [x[..., top : top + tile, left : left + tile] for top in rows for left in columns]
+    (height, width), (dy, dx) = _pair(tile), _pair(stride)
+    rows, columns = offsets(x.shape[-2], height, dy), offsets(x.shape[-1], width, dx)
+    x = pad_to(x, height, width)
+    tiles = [x[..., top : top + height, left : left + width] for top in rows for left in columns]
     return torch.stack(tiles, dim=1).flatten(0, 1)
 
 
-def merge(tiles: Tensor, size: tuple[int, int], tile: int, stride: int) -> Tensor:
+def merge(tiles: Tensor, size: tuple[int, int], tile: Pair, stride: Pair) -> Tensor:
     """Puts tiles back at their places and averages where they overlap.
 
     Args:
-        tiles: (B * T, C, tile, tile), floating point, in the order of ``cut``.
+        tiles: (B * T, C, h, w), floating point, in the order of ``cut``.
         size: (H, W) of the whole, in the unit of the tiles (patches, if these are maps of patches).
-        tile: side of a tile.
-        stride: distance between tiles.
+        tile: side of a tile, or (h, w).
+        stride: distance between tiles, or (dy, dx).
 
     Returns:
         (B, C, H, W).
@@ -74,17 +79,22 @@ def merge(tiles: Tensor, size: tuple[int, int], tile: int, stride: int) -> Tenso
     Raises:
         ValueError: the tiles are of another size, or not a multiple of the number that ``size`` needs.
     """
-    rows, columns = offsets(size[0], tile, stride), offsets(size[1], tile, stride)
+    (height, width), (dy, dx) = _pair(tile), _pair(stride)
+    rows, columns = offsets(size[0], height, dy), offsets(size[1], width, dx)
     count = len(rows) * len(columns)
-    if tiles.ndim != 4 or tiles.shape[-2:] != (tile, tile) or tiles.shape[0] % count:
+    if tiles.ndim != 4 or tiles.shape[-2:] != (height, width) or tiles.shape[0] % count:
         raise ValueError(
-            f"expected (B * {count}, C, {tile}, {tile}), the {len(rows)} x {len(columns)} tiles of a {size[0]} x "
+            f"expected (B * {count}, C, {height}, {width}), the {len(rows)} x {len(columns)} tiles of a {size[0]} x "
             f"{size[1]} map, got {tuple(tiles.shape)}."
         )
     strips = rearrange(tiles, "(b r c) k h w -> b r k h (c w)", r=len(rows), c=len(columns))
-    strips = _merge_last(strips, size[1], tile, stride)
+    strips = _merge_last(strips, size[1], width, dx)
     whole = rearrange(strips, "b r k h w -> b k w (r h)")
-    return rearrange(_merge_last(whole, size[0], tile, stride), "b k w h -> b k h w")
+    return rearrange(_merge_last(whole, size[0], height, dy), "b k w h -> b k h w")
+
+
+def _pair(value: Pair) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
 
 
 def _merge_last(x: Tensor, length: int, tile: int, stride: int) -> Tensor:

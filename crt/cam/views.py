@@ -6,57 +6,96 @@ instead, so the patch grid covers the photo and nothing else.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from crt.cam.functional import Align, snapped_size
+from crt.cam.protocol import CAMModel
 from crt.cam.tiling import merge, offsets, pad_to
 from crt.images import shrink_factor
 
-__all__ = ["Tiling", "View", "plan_views", "view_of"]
+__all__ = ["MAX_TOKENS", "Tiling", "View", "choose_tiling", "plan_views", "view_of", "whole_tile"]
+
+MAX_TOKENS = 4096
+"""Patches of a photo that is seen whole, at most (1024 x 1024 pixels, with patches of 16); larger ones become tiles."""
 
 
 class Tiling(NamedTuple):
-    """Sides in pixels: of a patch, of a square tile, and the distance between tiles; both are multiples of a patch."""
+    """How views are cut.
+
+    Attributes:
+        patch: side of a patch in pixels.
+        tile: side of a square tile in pixels, a multiple of the patch; "whole" for one tile of the view's own size.
+        stride: distance between tiles in pixels, a multiple of the patch; "whole" has none.
+    """
 
     patch: int
-    tile: int
+    tile: int | Literal["whole"]
     stride: int
 
 
+def choose_tiling(model: CAMModel, tile: int | Literal["whole"] | None, stride: int | None) -> Tiling:
+    """Tile and stride as asked for, or else the model's; half a tile is the stride of another tile.
+
+    Raises:
+        ValueError: one of them is not a multiple of the patch, or the whole photo is to have a stride.
+    """
+    if tile == "whole":
+        if stride is not None:
+            raise ValueError("stride is the distance between tiles, and the whole photo is one: leave stride out.")
+        return Tiling(model.patch, tile, model.stride)
+    for name, value in (("tile", tile), ("stride", stride)):
+        if value is not None and (not isinstance(value, int) or value < 1 or value % model.patch):
+            raise ValueError(f"{name} must be a multiple of the model's patch, {model.patch}; got {value!r}.")
+    if tile is None or tile == model.tile:
+        return Tiling(model.patch, model.tile, model.stride if stride is None else min(stride, model.tile))
+    half = max(tile // model.patch // 2, 1) * model.patch
+    return Tiling(model.patch, tile, half if stride is None else min(stride, tile))
+
+
 class View(NamedTuple):
-    """A photo seen once.
+    """A photo seen once; all sizes in pixels.
 
     Attributes:
-        size: (H, W) in pixels, to which the photo is resized.
-        padded: (H, W) in pixels, with zeros at the bottom and on the right: at least one tile.
-        tiling: how it is cut.
+        size: (H, W), to which the photo is resized.
+        padded: (H, W), with zeros at the bottom and on the right: at least one tile.
+        patch: side of a patch.
+        tile: (h, w) of a tile.
+        stride: (dy, dx) between tiles.
         mirrored: left and right changed.
     """
 
     size: tuple[int, int]
     padded: tuple[int, int]
-    tiling: Tiling
+    patch: int
+    tile: tuple[int, int]
+    stride: tuple[int, int]
     mirrored: bool
 
     @property
     def corners(self) -> list[tuple[int, int]]:
-        """(top, left) of each tile in pixels, row by row."""
-        rows, columns = (offsets(side, self.tiling.tile, self.tiling.stride) for side in self.padded)
+        """(top, left) of each tile, row by row."""
+        rows, columns = (offsets(*axis) for axis in zip(self.padded, self.tile, self.stride, strict=True))
         return list(itertools.product(rows, columns))
 
     def cut(self, image: Tensor) -> Iterator[Tensor]:
-        """The photo at ``size``, (3, H, W) -> its tiles, (3, tile, tile) each."""
-        seen, side = pad_to(image.flip(-1) if self.mirrored else image, *self.padded), self.tiling.tile
-        return (seen[:, top : top + side, left : left + side] for top, left in self.corners)
+        """The photo at ``size``, (3, H, W) -> its tiles, (3, h, w) each."""
+        seen, (height, width) = pad_to(image.flip(-1) if self.mirrored else image, *self.padded), self.tile
+        return (seen[:, top : top + height, left : left + width] for top, left in self.corners)
 
     def merge(self, tiles: Tensor) -> Tensor:
-        """Maps of the tiles (T, C, g, g) -> (C, h, w), averaged where tiles overlap, cropped to the photo's patches."""
-        patch, tile, stride = self.tiling
-        whole = merge(tiles, (self.padded[0] // patch, self.padded[1] // patch), tile // patch, stride // patch)[0]
-        return whole[:, : -(-self.size[0] // patch), : -(-self.size[1] // patch)]
+        """Maps of the tiles' patches (T, C, h, w) -> (C, H, W), averaged where tiles overlap, cropped to the photo."""
+        return self.merge_batch(tiles)[0]
+
+    def merge_batch(self, tiles: Tensor) -> Tensor:
+        """``merge`` of the tiles of B photos that are seen alike: (B * T, C, h, w) -> (B, C, H, W)."""
+        sides = (self.padded, self.tile, self.stride)
+        grid, tile, stride = ((height // self.patch, width // self.patch) for height, width in sides)
+        rows, columns = (-(-side // self.patch) for side in self.size)
+        return merge(tiles, grid, tile, stride)[..., :rows, :columns]
 
 
 def plan_views(
@@ -66,6 +105,7 @@ def plan_views(
 
     Args:
         height, width: of the photo, in pixels.
+        tiling: how views are cut.
         scales: factors on the photo's size, reduced to ``max_side`` first.
     """
     shrink = shrink_factor(height, width, max_side)
@@ -74,9 +114,26 @@ def plan_views(
 
 
 def view_of(size: tuple[int, int], tiling: Tiling, mirrored: bool, align: Align = "exact") -> View:
-    """One view, padded to one tile at least, or as the reference does."""
+    """One view, padded to one tile at least, or as the reference does; seen whole, it is not padded."""
+    patch, side, step = tiling
+    if side == "whole":
+        rows, columns = whole_tile(size[0] // patch, size[1] // patch)
+        stride = (-(-rows // 2) * patch, -(-columns // 2) * patch)
+        return View(size, size, patch, (rows * patch, columns * patch), stride, mirrored)
     if align == "reference":
-        height, width = (max((side // tiling.stride + 1) * tiling.stride, tiling.tile) for side in size)
+        height, width = (max((length // step + 1) * step, side) for length in size)
     else:
-        height, width = (max(side, tiling.tile) for side in size)
-    return View(size, (height, width), tiling, mirrored)
+        height, width = (max(length, side) for length in size)
+    return View(size, (height, width), patch, (side, side), (step, step), mirrored)
+
+
+def whole_tile(rows: int, columns: int, limit: int = MAX_TOKENS) -> tuple[int, int]:
+    """The tile, in patches, for a grid that is to be seen whole: the grid itself, or the largest tile within the limit.
+
+    >>> whole_tile(24, 32), whole_tile(250, 188), whole_tile(10, 1000)
+    ((24, 32), (64, 64), (10, 409))
+    """
+    if rows * columns <= limit:
+        return rows, columns
+    width = min(columns, max(math.isqrt(limit), limit // rows))
+    return min(rows, limit // width), width

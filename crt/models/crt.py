@@ -1,30 +1,30 @@
 """CRT: the vision transformer branch, which makes the class activation maps (paper sections 3.1, 3.2 and 3.4).
 
-Read ``CRT.cam`` for how a photo becomes a map, ``CRT.tile_maps`` for what is computed on a tile.
+``crt.cam.CAMExtractor`` makes maps of photos; ``CRT.tile_maps`` is what it asks for.
 
 Departures from the paper: the backbone is any plain timm ViT with a class token; ``num_passes=0`` names the
 transformer without the outer sum; padding and mirroring are aligned exactly by default (``crt.cam.extractor``).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from crt.cam.attention import evaluating
-from crt.cam.extractor import CAMExtractor, patch_cams
+from crt.cam.extractor import patch_cams
 from crt.cam.functional import Activation, Align, pool_maps
 from crt.cam.mixin import CAMMixin
-from crt.cam.tiling import cut, merge, pad_to
-from crt.images import ImagesLike, to_tensors
-from crt.labels import LabelsLike
+from crt.cam.tiling import cut, pad_to
+from crt.cam.views import Tiling, view_of
+from crt.images import to_tensors
 from crt.models.backbones import fit_plain_vit, fit_position_embedding, plain_vit, vit_outline
 from crt.models.config import check_classes, check_config
 from crt.models.hub import load_weights
 from crt.models.hub_mixin import HubMixin
-from crt.models.reference import shape_arguments, split_reference
+from crt.models.reference import read_reference
 from crt.models.tokens import run_passes
 
 __all__ = ["CRT"]
@@ -164,84 +164,44 @@ class CRT(nn.Module, CAMMixin, HubMixin):
             block.compile(*args, **options)
 
     def forward_features(self, x: Tensor, rows: list[Tensor] | None = None) -> Tensor:
-        """Tiles (T, 3, tile, tile), normalized -> tokens (T, prefix + N, D), the class token first (equation 2).
+        """Images or tiles (T, 3, H, W), normalized -> tokens (T, prefix + N, D), the class token first (equation 2).
 
-        ``rows`` takes the class token's attention over the patches, (T, N), of each block in each pass.
+        H and W are whole patches, as of a tile or any other, for which the position embedding is interpolated; ``rows``
+        takes the class token's attention over the patches, (T, N), of each block in each pass.
         """
-        if x.shape[1:] != (3, self.tile, self.tile):
-            raise ValueError(f"expected tiles of shape (T, 3, {self.tile}, {self.tile}), got {tuple(x.shape)}.")
+        if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape or x.shape[-2] % self.patch or x.shape[-1] % self.patch:
+            raise ValueError(
+                f"expected tiles of shape (T, 3, {self.tile}, {self.tile}), or of other sides that are multiples of "
+                f"{self.patch}; got {tuple(x.shape)}."
+            )
         return run_passes(self.backbone, x, self.num_passes, rows)
 
     def _class_maps(self, tiles: Tensor, rows: list[Tensor] | None = None) -> Tensor:
-        """Tiles (T, 3, tile, tile) -> raw class maps (T, K, g, g), g = tile / patch."""
+        """Tiles (T, 3, H, W) -> raw class maps (T, K, H / patch, W / patch)."""
         patches = self.forward_features(tiles, rows)[:, self.prefix :]
-        return self.head(rearrange(patches, "t (h w) d -> t d h w", h=self.tile // self.patch))
+        return self.head(rearrange(patches, "t (h w) d -> t d h w", h=tiles.shape[-2] // self.patch))
 
-    def forward_maps(self, x: Tensor) -> Tensor:
+    def forward_maps(self, x: Tensor, *, whole: bool = False) -> Tensor:
         """Raw class maps of whole images, the same in training and evaluation.
 
         Args:
             x: (B, 3, H, W) normalized floats of any size; padded with zeros to whole patches and at least a tile.
+            whole: see each image at once, as one tile of its own size, padded to whole patches; beyond
+                ``crt.cam.views.MAX_TOKENS`` patches as large tiles.
 
         Returns:
             (B, K, ceil(H / patch), ceil(W / patch)), any sign.
         """
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(f"expected normalized images of shape (B, 3, H, W), got {tuple(x.shape)}.")
-        grid = (-(-x.shape[-2] // self.patch), -(-x.shape[-1] // self.patch))
-        x = pad_to(x.to(self.head.weight.dtype), grid[0] * self.patch, grid[1] * self.patch)
-        maps = self._class_maps(cut(x, self.tile, self.stride))
-        return merge(maps, grid, self.tile // self.patch, self.stride // self.patch)
+        size = (-(-x.shape[-2] // self.patch) * self.patch, -(-x.shape[-1] // self.patch) * self.patch)
+        view = view_of(size, Tiling(self.patch, "whole" if whole else self.tile, self.stride), mirrored=False)
+        tiles = cut(pad_to(x.to(self.head.weight.dtype), *view.padded), view.tile, view.stride)
+        return view.merge_batch(self._class_maps(tiles))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) normalized floats -> (B, K) logits, the class maps pooled; the same in both modes."""
         return pool_maps(self.forward_maps(x), self.pool)
-
-    def cam(
-        self,
-        img: ImagesLike,
-        labels: LabelsLike | None = None,
-        *,
-        scales: Sequence[float] = (1.0,),
-        flip: bool = True,
-        size: tuple[int, int] | None = None,
-        normalize: bool = True,
-        batch_size: int = 16,
-        max_side: int | None = 640,
-        stride: int | None = None,
-    ) -> Tensor:
-        """Class activation maps at the size of the photo.
-
-        Args:
-            img: a PIL image; a (H, W, 3) uint8 array; a (3, H, W) or (B, 3, H, W) tensor, uint8 (raw pixels) or
-                floating point (already normalized); or a list of these, which may differ in size.
-            labels: (B, K) multi-hot; or for each image a class name, an index, or a list of them; None takes the
-                classes that the model predicts (probability over 0.5, or the likeliest).
-            scales: factors at which the photo is seen; their maps are summed.
-            flip: add the map of the mirrored photo.
-            size: (H, W) of the maps; None takes the photo's.
-            normalize: divide each map by (its maximum + 1e-5); otherwise raw sums.
-            batch_size: tiles computed at once, over scales and photos.
-            max_side: a photo with a longer side (pixels) is seen as if reduced to it; None sees it as it is.
-            stride: distance between tiles in pixels; None takes the model's.  See also ``crt.cam.PRESETS``.
-
-        Returns:
-            (B, K, H, W) float32 in [0, 1]; classes that are not in ``labels`` are exactly 0.  Photos of different sizes
-            lie in the top left corner of the common H and W, zeros around them.  On the device of ``img`` (of the
-            model, if that is no tensor).
-
-        Raises:
-            TypeError, ValueError: images or labels that cannot be understood; the message says what to do.
-            OSError: a picture that cannot be decoded.
-        """
-        settings: dict[str, Any] = {"batch_size": batch_size, "max_side": max_side, "stride": stride}
-        extractor = CAMExtractor(self, scales=scales, flip=flip, normalize=normalize, **settings)
-        results = extractor(img, labels, size=size)
-        height, width = (max(result.maps.shape[axis] for result in results) for axis in (-2, -1))
-        cams = results[0].maps.new_zeros(len(results), self.num_classes, height, width)
-        for cam, result in zip(cams, results, strict=True):
-            cam[result.labels, : result.maps.shape[-2], : result.maps.shape[-1]] = result.maps.to(cam.device)
-        return cams
 
     def raw_cam(self, x: Tensor, *, mirror: bool = True, align: Align = "exact") -> Tensor:
         """The unnormalized CAM at one scale, on the patch grid.
@@ -255,7 +215,7 @@ class CRT(nn.Module, CAMMixin, HubMixin):
         Returns:
             (B, K, ceil(H / patch), ceil(W / patch)) float32, not negative.
         """
-        if align not in ("exact", "reference"):
+        if align not in get_args(Align):
             raise ValueError(f"align must be 'exact' or 'reference', got {align!r}.")
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
             raise ValueError(f"expected normalized floats of shape (B, 3, H, W), got {x.dtype} {tuple(x.shape)}.")
@@ -266,19 +226,21 @@ class CRT(nn.Module, CAMMixin, HubMixin):
         """What a CAM is the product of: class maps, and the class token's attention.
 
         Args:
-            tiles: (T, 3, tile, tile) normalized floats.
+            tiles: (T, 3, H, W) normalized floats: tiles, or images of any whole number of patches.
 
         Returns:
-            (T, K, g, g) and (T, 1, g, g), g = tile / patch: the attention summed over all passes and blocks, to the
-            power of ``attention_power``.  No gradients; the model's mode stays as found.
+            (T, K, h, w) and (T, 1, h, w), h = H / patch: the attention summed over all passes and blocks, to the power
+            of ``attention_power``.  Where a tile has n times as many patches as the model's own, each gets an n-th of
+            the attention: it is brought to the same level first.  No gradients; the model's mode stays as found.
         """
         rows: list[Tensor] = []
         with torch.no_grad(), evaluating(self):
             maps = self._class_maps(tiles.to(self.head.weight), rows if self.attention_power else None)
         if not rows:
             return maps, torch.ones_like(maps[:, :1], dtype=torch.float32)
-        attention = torch.stack(rows).sum(dim=0) ** self.attention_power
-        return maps, rearrange(attention, "t (h w) -> t 1 h w", h=self.tile // self.patch)
+        level = rows[0].shape[1] / (self.tile // self.patch) ** 2
+        attention = (torch.stack(rows).sum(dim=0) * level) ** self.attention_power
+        return maps, rearrange(attention, "t (h w) -> t 1 h w", h=maps.shape[-2])
 
     def load_backbone(self, state: dict[str, Tensor], name: str) -> None:
         """Loads a plain ViT's state dict in timm's layout into the backbone, resampled and folded where it must be.
@@ -309,9 +271,7 @@ class CRT(nn.Module, CAMMixin, HubMixin):
         Raises:
             ValueError: missing or unknown tensors.
         """
-        backbone, head = split_reference(state_dict)
-        arguments, tiling = shape_arguments(backbone, num_heads)
-        model = cls(num_classes=head["weight"].shape[0], num_passes=num_passes, **tiling, backbone_args=arguments)
-        state = {f"backbone.{name}": value for name, value in backbone.items()}
-        load_weights(model, {**state, **{f"head.{name}": value for name, value in head.items()}}, "the reference")
+        arguments, state = read_reference(state_dict, num_heads)
+        model = cls(num_passes=num_passes, **arguments)
+        load_weights(model, state, "the reference")
         return model

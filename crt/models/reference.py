@@ -6,7 +6,20 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["shape_arguments", "split_reference"]
+__all__ = ["read_reference", "shape_arguments", "split_reference"]
+
+
+def read_reference(state_dict: Mapping[str, Tensor], num_heads: int | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Arguments and state dict of the ``CRT`` with these weights.
+
+    Raises:
+        ValueError: missing tensors.
+    """
+    backbone, head = split_reference(state_dict)
+    arguments, tiling = shape_arguments(backbone, num_heads)
+    state = {f"backbone.{name}": value for name, value in backbone.items()}
+    state |= {f"head.{name}": value for name, value in head.items()}
+    return {"num_classes": head["weight"].shape[0], **tiling, "backbone_args": arguments}, state
 
 
 def split_reference(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

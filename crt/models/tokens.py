@@ -1,27 +1,37 @@
-"""What a plain ViT computes on a batch of images: tokens from pixels, several passes over its blocks (equation 2)."""
+"""What a plain ViT computes on a batch of images: tokens from pixels, several passes over its blocks (equation 2).
 
+Images may have any size of whole patches: position embeddings are then interpolated to the image's own grid (bicubic,
+without antialiasing, as DINOv2 does).
+"""
+
+from collections import OrderedDict
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from crt.cam.attention import class_attention
 
-__all__ = ["run_passes"]
+__all__ = ["positions", "run_passes"]
+
+CACHED = 8  # grids a model
+_cache: WeakKeyDictionary[nn.Module, OrderedDict[tuple[Any, ...], Tensor]] = WeakKeyDictionary()
 
 
 def run_passes(vit: Any, x: Tensor, num_passes: int, rows: list[Tensor] | None = None) -> Tensor:
-    """Images of the ViT's own size -> normed tokens (T, prefix + N, D), the class token first.
+    """Images -> normed tokens (T, prefix + N, D), the class token first, patches row by row.
 
     Args:
         vit: timm's vision transformer.
-        x: (T, 3, H, W), normalized.
+        x: (T, 3, H, W), normalized; H and W are whole patches.
         num_passes: how often x <- x + blocks(x) is applied; 0 is the plain transformer, x <- blocks(x) once.
         rows: takes the class token's attention over the patches, (T, N), of each block in each pass.
     """
-    x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))
     save_memory = vit.grad_checkpointing and torch.is_grad_enabled()  # ``vit.set_grad_checkpointing()``
+    x = vit.norm_pre(vit.patch_drop(_embed(vit, x)))
     for _ in range(max(num_passes, 1)):
         y = x
         for block in vit.blocks:
@@ -30,3 +40,40 @@ def run_passes(vit: Any, x: Tensor, num_passes: int, rows: list[Tensor] | None =
             y = checkpoint(block, y, use_reentrant=False) if save_memory else block(y)
         x = x + y if num_passes else y
     return vit.norm(x)
+
+
+def _embed(vit: Any, x: Tensor) -> Tensor:
+    """(T, 3, H, W) -> tokens with their positions."""
+    embed = vit.patch_embed
+    grid = (x.shape[-2] // embed.patch_size[0], x.shape[-1] // embed.patch_size[1])
+    if grid == tuple(embed.grid_size):
+        return vit._pos_embed(embed(x))
+    patches = embed.norm(embed.proj(x).flatten(2).transpose(1, 2))
+    first = [getattr(vit, name, None) for name in ("cls_token", "dist_token", "reg_token")]
+    prefix = [token.expand(len(x), -1, -1) for token in first if token is not None]
+    own = positions(vit, grid).to(patches.dtype)
+    if vit.no_embed_class:
+        return vit.pos_drop(torch.cat([*prefix, patches + own], dim=1))
+    return vit.pos_drop(torch.cat([*prefix, patches], dim=1) + own)
+
+
+def positions(vit: Any, grid: tuple[int, int]) -> Tensor:
+    """The position embedding for another grid, (1, tokens, D) float32; the last few are kept until it changes."""
+    learned = vit.pos_embed
+    trained = torch.is_grad_enabled() and learned.requires_grad
+    if trained or learned.is_inference() or torch.is_inference_mode_enabled():
+        return _interpolate(vit, grid)
+    kept = _cache.setdefault(vit, OrderedDict())
+    key = (grid, learned.data_ptr(), learned._version, learned.dtype, learned.device)
+    found = kept.get(key)
+    if found is None:
+        found = kept[key] = _interpolate(vit, grid).detach()
+        while len(kept) > CACHED:
+            kept.popitem(last=False)
+    return found
+
+
+def _interpolate(vit: Any, grid: tuple[int, int]) -> Tensor:
+    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    size, old = list(grid), list(vit.patch_embed.grid_size)
+    return resample_abs_pos_embed(vit.pos_embed.float(), size, old, prefix, interpolation="bicubic", antialias=False)
