@@ -8,6 +8,9 @@ from PIL import Image, ImageOps
 
 pytest.importorskip("accelerate", reason="needs the extra `train`")
 
+from typer.testing import CliRunner
+
+from crt.cli import app
 from crt.data import ImageDataset
 from crt.images import open_image, resize
 from crt.models import CRT
@@ -117,7 +120,7 @@ def test_features_that_are_not_finite_are_refused(folder):  # noqa: F811
 
 
 def test_a_head_learns_the_labels(cache):
-    recipe = HeadRecipe(epochs=200, lr=0.02, weight_decay=0.0)
+    recipe = HeadRecipe(epochs=200, lr=0.02, weight_decay=0.0, standardize=True)
     head = train_head(cache, recipe)
     logits = head(cache.means()[:, :, None, None])[:, :, 0, 0]
     assert ((logits > 0) == (cache.targets > 0)).float().mean() > 0.85
@@ -133,7 +136,7 @@ def test_a_head_learns_the_labels(cache):
 def test_a_head_learns_masks(cache, masked):  # noqa: F811
     shares = patch_masks(cache, masked)
     assert torch.allclose(shares(0).sum(dim=0), torch.ones(5, 7), atol=1e-5)
-    head = train_head(cache, HeadRecipe(epochs=60, lr=0.02, batch_patches=256), targets=shares)
+    head = train_head(cache, HeadRecipe(epochs=30, lr=0.05, batch_patches=256), targets=shares)
     assert head.weight.shape == (4, 32, 1, 1)
     right = total = 0
     for index in range(24):
@@ -169,6 +172,17 @@ def test_a_head_becomes_that_of_the_model(cache):
         assert torch.allclose(model.forward_maps(x)[0], head(whole_features(model, x).patches[None])[0], atol=1e-4)
     with pytest.raises(ValueError, match="does not fit"):
         install_head(model, torch.nn.Conv2d(32, 5, 1))
+
+
+def test_command(folder):  # noqa: F811
+    photos = photos_of(folder)
+    tiny_model(photos.class_names).vit.save_pretrained(folder / "start")
+    places = ["--images", folder / "photos", "--labels", folder / "labels.csv", "--start", folder / "start"]
+    command = ["train", "cam", "--freeze-backbone", "--out", folder / "run", *places, "--set", "epochs=5"]
+    done = CliRunner().invoke(app, [str(part) for part in command])
+    assert done.exit_code == 0, done.output
+    assert CRT.from_pretrained(folder / "run/model").class_names == photos.class_names
+    assert (folder / "run/features/00000.safetensors").is_file()
 
 
 def test_the_cam_stage_with_a_frozen_backbone(folder):  # noqa: F811

@@ -11,7 +11,10 @@ from torch.nn import functional as F
 
 pytest.importorskip("accelerate", reason="needs the extra `train`")
 
+from typer.testing import CliRunner
+
 import crt
+from crt.cli import app
 from crt.images import normalize, open_image
 from crt.losses.segmentation import segmentation_loss
 from crt.masks import load_mask
@@ -245,6 +248,23 @@ def test_mistakes_are_named(masked, folder):  # noqa: F811
         train_segment(net, masked, folder / "run", dataclasses.replace(QUICK, batch_size=1))
     with pytest.raises(TypeError, match="takes a SegmentRecipe, got CAMRecipe"):
         train_segment(net, masked, folder / "run", make_recipe("t16-voc9k"))
+
+
+def test_command(masked, folder):  # noqa: F811
+    small_net(masked.class_names)
+    (folder / "masks").mkdir()
+    for sample in masked:
+        sample.mask.rename(folder / "masks" / sample.mask.name)
+    places = ["--images", folder / "photos", "--labels", folder / "labels.csv", "--masks", folder / "masks"]
+    changes = [f"--set={change}" for change in ("epochs=1", "batch_size=12", "crop=32")]
+    network = ["--arch", "fpn", "--encoder", "tu-mobilenetv3_small_050", "--no-pretrained", "--workers", "0"]
+    command = [str(part) for part in ["train", "segment", "--out", folder / "run", *places, *network, *changes]]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    net = crt.create_model(f"local-dir:{folder / 'run/model'}", pretrained=True)
+    assert net.config["encoder"] == "tu-mobilenetv3_small_050" and net.class_names == masked.class_names
+    done = CliRunner().invoke(app, [*command, "--arch", "fnp"])
+    assert done.exit_code == 2 and "Did you mean 'fpn'" in " ".join(done.output.split())
 
 
 def test_jitter_changes_colors_and_not_masks(masked):  # noqa: F811

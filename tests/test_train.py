@@ -96,6 +96,14 @@ def test_photos_without_the_class_are_negatives(folder):
     assert sum(right) >= 20
 
 
+def test_labels_that_teach_nothing_are_refused(folder):
+    photos = photos_of(folder)
+    photos = ImageDataset([sample._replace(labels=[0]) for sample in photos], ["red"])
+    with pytest.raises(ValueError, match="all 24 photos show"):
+        train_cam(tiny_model(["red"]), photos, folder / "run", QUICK)
+    train_cam(tiny_model(["red"]), photos, folder / "run", dataclasses.replace(QUICK, epochs=1), force=True, workers=0)
+
+
 SCRIPT = """
 import os, sys, torch
 from pathlib import Path

@@ -1,5 +1,6 @@
 """``crt train``: training."""
 
+import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,6 +21,8 @@ Precision = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
 SaveEvery = Annotated[int, typer.Option(min=1, help="Training steps between checkpoints.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that load images.")]
+
+Force = Annotated[bool, typer.Option("--force", help="Train although a class is in all images, or in none.")]
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -43,8 +46,12 @@ def train_cam(
     ] = None,
     start: Annotated[Path | None, typer.Option(help="Start from a trained model: a folder, such as RUN/model.")] = None,
     recipe: Annotated[
-        str, typer.Option(help="Training recipe: t16-voc9k, t16-voc9k-masks, t16-cub50, paper or paper-wsol.")
-    ] = "t16-voc9k",
+        str | None,
+        typer.Option(
+            help="Training recipe: t16-voc9k, t16-voc9k-masks, t16-cub50, frozen, paper or paper-wsol.",
+            show_default="t16-voc9k",
+        ),
+    ] = None,
     set_: Changes = None,
     backbone_checkpoint: Annotated[
         Path | None,
@@ -52,6 +59,11 @@ def train_cam(
     ] = None,
     cnn_checkpoint: Annotated[Path | None, typer.Option(help="ImageNet weights of the CNN, likewise.")] = None,
     pretrained: Pretrained = True,
+    freeze_backbone: Annotated[
+        bool,
+        typer.Option("--freeze-backbone", help="Train the head alone, in minutes, on features kept in OUT/features."),
+    ] = False,
+    force: Force = False,
     seed: Seed = 0,
     precision: Precision = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile both backbones with torch.compile.")] = False,
@@ -64,7 +76,11 @@ def train_cam(
     Several processes: `torchrun --nproc-per-node N -m crt.cli train cam ...`
     """
     train = _library()
-    chosen = train.make_recipe(recipe, set_ or [], stage=train.CAMRecipe)
+    chosen = train.make_recipe(
+        recipe or ("frozen" if freeze_backbone else "t16-voc9k"),
+        [*(set_ or []), *(["freeze_backbone=true", "cnn=null", "mask=0"] if freeze_backbone else [])],
+        stage=train.CAMRecipe,
+    )
     check_apart(output, images, labels)
     photos = labelled_images(images, labels, voc, cub, split)
     photos = photos.with_masks(masks) if masks else photos
@@ -82,6 +98,7 @@ def train_cam(
         photos,
         output,
         chosen,
+        force=force,
         seed=seed,
         precision=precision,
         compile=compile,
@@ -130,6 +147,63 @@ def train_refine(
         chosen,
         seed=seed,
         precision=precision,
+        save_every=save_every,
+        workers=workers,
+        settings=_began_with(model),
+        progress=_bar,
+    )
+    _done(photos, output)
+
+
+@app.command("segment")
+def train_segment(
+    output: Annotated[Path, typer.Option("--out", help="Folder of the run. An interrupted run resumes there.")],
+    masks: Annotated[Path, typer.Option(help="Pseudo masks of the images, from `crt pseudo`.")],
+    images: Images = None,
+    labels: Labels = None,
+    voc: VOC = None,
+    cub: CUB = None,
+    split: Split = None,
+    start: Annotated[Path | None, typer.Option(help="Start from a trained model: a folder, such as RUN/model.")] = None,
+    recipe: Annotated[str, typer.Option(help="Training recipe: segment or segment-deeplab.")] = "segment",
+    arch: Annotated[
+        str | None, typer.Option(help="crt, or an architecture of segmentation_models.pytorch, such as deeplabv3plus.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Its encoder; tu-NAME is timm's NAME, such as tu-tf_efficientnet_lite2.")
+    ] = None,
+    set_: Changes = None,
+    backbone_checkpoint: Annotated[
+        Path | None, typer.Option(help="ImageNet weights (a safetensors file from timm). Default: timm downloads them.")
+    ] = None,
+    pretrained: Pretrained = True,
+    seed: Seed = 0,
+    precision: Precision = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the network with torch.compile.")] = False,
+    save_every: SaveEvery = 200,
+    workers: Workers = 1,
+) -> None:
+    """Train a segmentation network on pseudo masks; it needs no labels afterwards.
+
+    The trained network is written to OUT/model; use it as `--model local-dir:OUT/model`.
+    Several processes: `torchrun --nproc-per-node N -m crt.cli train segment ...`
+    """
+    train = _library()
+    named = {"arch": arch, "encoder": encoder}
+    changes = [f"{name}={json.dumps(value)}" for name, value in named.items() if value is not None]
+    chosen = train.make_recipe(recipe, [*(set_ or []), *changes], stage=train.SegmentRecipe)
+    check_apart(output, images, labels)
+    photos = labelled_images(images, labels, voc, cub, split).with_masks(masks)
+    weights = {"start": start, "backbone_checkpoint": backbone_checkpoint, "pretrained": pretrained}
+    model = train.build_segmenter(chosen, photos.class_names, **weights, seed=seed)
+    train.train_segment(
+        model,
+        photos,
+        output,
+        chosen,
+        seed=seed,
+        precision=precision,
+        compile=compile,
         save_every=save_every,
         workers=workers,
         settings=_began_with(model),

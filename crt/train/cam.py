@@ -80,6 +80,8 @@ def train_cam(
     dataset: ImageDataset,
     out: str | os.PathLike[str],
     recipe: CAMRecipe,
+    *,
+    force: bool = False,
     **options: Unpack[RunOptions],
 ) -> CRT:
     """Trains both branches; the ViT branch ends up in ``out/model``.
@@ -92,17 +94,20 @@ def train_cam(
         dataset: the training images.
         out: folder for checkpoint, log (JSON lines) and model; made if need be.
         recipe: the settings, for example ``RECIPES["paper"]``.
+        force: train although a class is in all images or in none, with a warning.
         options: seed, precision, compile, save_every, workers, settings, progress: see ``RunOptions``.
 
     Returns:
         The trained ViT branch, in evaluation mode.
 
     Raises:
-        ValueError: ``out`` holds a run with other settings or images, a batch that does not divide among the processes
-            or is larger than the data set, an unknown precision, a loss that is not finite.
+        ValueError: a class that all images show, or none (``ImageDataset.check_trainable``); ``out`` holds a run with
+            other settings or images; a batch that does not divide among the processes or is larger than the data set;
+            an unknown precision; a loss that is not finite.
         OSError: an image that cannot be read, a checkpoint that cannot be written.
     """
     _check(recipe, dataset)
+    dataset.check_trainable(force=force or recipe.mask > 0)
     if recipe.freeze_backbone:
         return _train_frozen(model.vit, dataset, Path(out), recipe, options)
     run = Run(dataset, recipe, model.vit, **options)

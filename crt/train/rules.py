@@ -136,6 +136,7 @@ RULES = {
     "view_scale": _real(0, 16, above=True),
     # heads on cached features
     "batch_patches": _whole(1, 10**6),
+    "standardize": _flag(),
     "label_smoothing": _real(0, 0.9),
     "clamp": _real(0, 1, above=True),
     "ema": _real(0, 0.9999),
