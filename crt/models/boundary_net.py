@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from huggingface_hub import ModelCard
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -167,18 +166,6 @@ class BoundaryNet(nn.Module, HubMixin):
         """The backbone's features, without gradient, and the size of the grid that the heads bring them to."""
         with torch.no_grad():
             return self.backbone(x), (x.shape[-2] // STRIDE, x.shape[-1] // STRIDE)
-
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The model card: what the model is, its configuration, how to load it."""
-        rows = "\n".join(f"| {key} | {value} |" for key, value in self.config.items())
-        return ModelCard(
-            "---\nlibrary_name: crt-wsss\nlicense: apache-2.0\ntags:\n- weakly-supervised-semantic-segmentation\n---\n"
-            "# A BoundaryNet of crt-wsss\n\nIt finds the boundaries between classes (IRN, Ahn et al., CVPR 2019).\n\n"
-            f"| argument | value |\n|---|---|\n{rows}\n\n"
-            '```python\nrefiner = crt.create_refiner("local-dir:FOLDER", pretrained=True)\n'
-            "cam = refiner(image, cam)\n```\n\n"
-            "Please add: training data and its licence, recipe, seed, measured results with list and threshold.\n"
-        )
 
 
 class _BoundaryHead(nn.Module):

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from huggingface_hub.utils import HfHubHTTPError
 from torch import Tensor
 
-from crt._files import write_tensors
+from crt._files import whole_file, write_tensors
 from crt._messages import printable
+from crt.models.card import make_card
 from crt.models.config import SETTINGS, check_config
 from crt.models.hub import CONFIG, WEIGHTS, Source, from_hub, from_path, load_weights, read_weights
 
@@ -126,66 +128,51 @@ class HubMixin(PyTorchModelHubMixin, library_name="crt-wsss", license="apache-2.
         """Tensors of a checkpoint as this model needs them; a model may resample what depends on the input size."""
         return state
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> Any:  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike[str], *, card: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
         """Writes config.json, model.safetensors and, if there is none, a README.md with the model card.
 
-        Each file is replaced whole or not at all; options are those of ``PyTorchModelHubMixin.save_pretrained``.
+        Each file is replaced whole or not at all.
+
+        Args:
+            save_directory: made if need be; "~" is the home folder.
+            card: arguments of ``crt.models.card.make_card``: results, datasets, license, name, notes.
+            options: those of ``PyTorchModelHubMixin.save_pretrained``.
+
+        Raises:
+            ValueError: the configuration could not be loaded again.
+            OSError: the folder cannot be written, or the disk is full; the message names it.
         """
+        check_config(self.config, self.config_table)
         folder = Path(save_directory).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
         if options.get("push_to_hub"):
             options.setdefault("repo_id", folder.name)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
-            url = super().save_pretrained(staging, **options)
-            for file in Path(staging).iterdir():
-                if file.name != "README.md" or not (folder / "README.md").exists():
-                    os.replace(file, folder / file.name)
+        options["model_card_kwargs"] = {**(options.get("model_card_kwargs") or {}), **(card or {})}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
+                url = super().save_pretrained(staging, **options)
+                for file in Path(staging).iterdir():
+                    if file.name != "README.md" or not (folder / "README.md").exists():
+                        os.replace(file, folder / file.name)
+        except OSError as error:
+            if str(save_directory) in str(error) or isinstance(error, HfHubHTTPError):
+                raise
+            raise OSError(f"the model cannot be saved in {printable(folder)}: {printable(error)}") from error
         return url
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_tensors(save_directory / WEIGHTS, self.state_dict(), {"format": "pt"})  # type: ignore[attr-defined]
-        (save_directory / CONFIG).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+        with whole_file(save_directory / CONFIG) as temporary:
+            temporary.write_text(json.dumps(self.config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # type: ignore[override]
+    def push_to_hub(self, repo_id: str, *, card: Mapping[str, Any] | None = None, **options: Any) -> str:  # type: ignore[override]
         """Uploads what ``save_pretrained`` writes; options are those of ``PyTorchModelHubMixin.push_to_hub``."""
-        options["model_card_kwargs"] = {"repo_id": repo_id, **(options.get("model_card_kwargs") or {})}
+        given = options.get("model_card_kwargs") or {}
+        options["model_card_kwargs"] = {"repo_id": repo_id, **given, **(card or {})}
         return super().push_to_hub(repo_id, **options)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The model card: what the model is, its configuration, how to load it."""
-        config = self.config
-        names = config.get("class_names")
-        classes = f"{config.get('num_classes')}" + (f": {', '.join(names)}" if names else " (without names)")
-        repo = kwargs.get("repo_id", "ORG/NAME")
-        return ModelCard(
-            f"""---
-library_name: crt-wsss
-license: apache-2.0
-pipeline_tag: image-segmentation
-tags:
-- weakly-supervised-semantic-segmentation
-- class-activation-map
-- crt-wsss
----
-
-# A {type(self).__name__} model of crt-wsss
-
-It turns image-level labels into class activation maps (CRT, arXiv 2209.15211).
-
-| argument | value |
-|---|---|
-"""
-            + "\n".join(f"| {key} | {value} |" for key, value in config.items() if key != "class_names")
-            + f"""
-| classes | {classes} |
-
-```python
-import crt
-
-model = crt.create_model("hf-hub:{repo}", pretrained=True)
-cams = model.cam(img, labels)  # (B, K, H, W) in [0, 1]
-```
-
-Please add: training data and its licence, recipe, seed, measured results with list and threshold, limits.
-"""
-        )
+        """The model card, with the arguments of ``crt.models.card.make_card``."""
+        return make_card(self.config, self.config_table, **kwargs)
