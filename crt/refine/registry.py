@@ -115,6 +115,7 @@ def _create(name: str, pretrained: bool, model: "CRT | None") -> nn.Module:
 def _create_walk(name: str, pretrained: bool) -> nn.Module:
     """The random walk over a boundary network, with its trained weights or with random ones."""
     from crt.models import BoundaryNet  # here, so that other refiners do not wait for timm
+    from crt.models.config import check_config
     from crt.models.hub import from_hub, from_path
 
     if name.startswith("hf-hub:"):
@@ -125,5 +126,5 @@ def _create_walk(name: str, pretrained: bool) -> nn.Module:
         network = BoundaryNet.from_source(source)
     else:
         logger.warning("%s: built with random weights; pass pretrained=True to load the trained ones.", name)
-        network = BoundaryNet(**source.config)
+        network = BoundaryNet(**check_config(source.config, BoundaryNet.config_table, source=source.name))
     return RandomWalk(network, tolerance=_TOLERANCE, max_side=_MAX_SIDE)
