@@ -7,6 +7,8 @@ from huggingface_hub import EvalResult, ModelCard
 
 import crt
 from crt.models import BoundaryNet
+from crt.models.card import make_card
+from crt.models.config import SETTINGS
 from crt.models.factory import BUNDLED
 
 RESULT = EvalResult(
@@ -53,6 +55,12 @@ def test_a_card_from_the_configuration_alone(tiny, network, tmp_path):
     assert checked(card).eval_results is None
     assert "Not measured yet" in card.text
     assert ("create_model" if network == "tiny" else "create_refiner") in card.text
+
+
+@pytest.mark.parametrize("what", [what for what in SETTINGS if what != "CNNBranch"])
+def test_every_network_that_is_saved_has_a_card(what):
+    card = make_card({"backbone": "x", "encoder": "x", "class_names": ["a"]}, what, repo_id="acme/x", results=[RESULT])
+    assert checked(card).model_name == "x"
 
 
 @pytest.mark.parametrize("folder", sorted(path.parent.name for path in BUNDLED.glob("*/README.md")))

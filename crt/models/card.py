@@ -19,12 +19,15 @@ _LIMITS = {
         "- It learned where pseudo masks end, so it repeats their mistakes.\n"
         "- It works at a quarter of the image's resolution.\n"
     ),
+    "SegmentationNet": "- It tells apart the classes above and nothing else.\n"
+    "- If its training masks were pseudo masks, it repeats their mistakes.\n",
 }
 _ABOUT = {
     "CRT": "A vision transformer that turns image-level labels into class activation maps and masks (CRT, arXiv "
     "2209.15211).",
     "BoundaryNet": "A network that finds the boundaries between classes, between which a random walk refines class "
     "activation maps (IRN, Ahn et al., CVPR 2019).",
+    "SegmentationNet": "A segmentation network trained by crt-wsss: images to masks.",
 }
 _USAGE = {
     "CRT": """model = crt.create_model("{address}", pretrained=True)
@@ -32,8 +35,10 @@ cams = model.cam(img, labels)  # (B, K, H, W) in [0, 1]
 masks = model.segment(img)  # no labels needed""",
     "BoundaryNet": """refiner = crt.create_refiner("{address}", pretrained=True)
 cam = refiner(image, cam)  # (B, 3, H, W) uint8, (B, k, h, w)""",
+    "SegmentationNet": """model = crt.create_model("{address}", pretrained=True)
+masks = model.segment(img)  # (B, H, W): 0 = background, i + 1 = class i""",
 }
-_TAGS = {"CRT": ["class-activation-map"], "BoundaryNet": ["boundary-detection"]}
+_TAGS = {"CRT": ["class-activation-map"], "BoundaryNet": ["boundary-detection"], "SegmentationNet": []}
 
 
 def make_card(
@@ -51,7 +56,7 @@ def make_card(
 
     Args:
         config: the contents of config.json.
-        what: "CRT" or "BoundaryNet".
+        what: the network: "CRT", "BoundaryNet" or "SegmentationNet".
         repo_id: "org/name" on the Hub, for the usage example.
         name: the title; the default is that of the repository.
         license: an SPDX identifier in lower case, or "other".
@@ -59,7 +64,8 @@ def make_card(
         results: huggingface_hub's ``EvalResult``, which the Hub shows beside the card.
         notes: Markdown about training: data, recipe, seed, commands.
     """
-    name = name or (repo_id or f"{config['backbone']}-{what}").rsplit("/", 1)[-1]
+    body = config.get("backbone") or config.get("encoder")
+    name = name or (repo_id or f"{body}-{what}").rsplit("/", 1)[-1]
     data = ModelCardData(
         library_name="crt-wsss",
         license=license,
@@ -70,7 +76,7 @@ def make_card(
         model_name=name if results else None,
         eval_results=list(results) or None,
     )
-    address = f"hf-hub:{repo_id}" if repo_id and what == "CRT" else "local-dir:FOLDER"
+    address = f"hf-hub:{repo_id}" if repo_id and what != "BoundaryNet" else "local-dir:FOLDER"
     names = config.get("class_names")
     classes = f"## Classes\n\n{', '.join(map(printable, names))}\n\n" if names else ""
     rows = "\n".join(f"| `{key}` | {printable(value)} |" for key, value in config.items() if key != "class_names")
