@@ -60,7 +60,6 @@ ALLOWED = {
         "metrics",
         "models",
         "refine",
-        "timm",
         "torchvision",
         "accelerate",
         "safetensors",

@@ -4,6 +4,7 @@ from crt.train.cam import build_branches, train_cam
 from crt.train.features import FeatureCache, Features
 from crt.train.head import HeadRecipe, install_head, patch_masks, train_head
 from crt.train.loop import RunOptions
+from crt.train.pseudo_targets import fit_objectness, pseudo_targets, spread
 from crt.train.recipe import RECIPES, CAMRecipe, Recipe, RefineRecipe, SegmentRecipe, make_recipe
 from crt.train.refine import build_boundary_net, train_refine
 from crt.train.segment import build_segmenter, train_segment
@@ -21,9 +22,12 @@ __all__ = [
     "build_boundary_net",
     "build_branches",
     "build_segmenter",
+    "fit_objectness",
     "install_head",
     "make_recipe",
     "patch_masks",
+    "pseudo_targets",
+    "spread",
     "train_cam",
     "train_head",
     "train_refine",

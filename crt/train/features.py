@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from crt._files import lock_folder, remove_leftovers, require_regular, tensors_digest, write_tensors
@@ -29,7 +28,7 @@ from crt.train.loop import Progress
 
 __all__ = ["FeatureCache", "Features", "whole_features"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Features(NamedTuple):
@@ -38,10 +37,12 @@ class Features(NamedTuple):
     Attributes:
         class_token: (D,) float32.
         patches: (D, h, w) float32, one vector for each patch.
+        attention: (h, w) float32, the class token's attention in the last block.
     """
 
     class_token: Tensor
     patches: Tensor
+    attention: Tensor
 
 
 class FeatureCache:
@@ -106,8 +107,9 @@ class FeatureCache:
             first = int(grids[:place].prod(dim=1).sum())
             h, w = grids[place].tolist()
             patches = file.get_slice("patches")[first : first + h * w]
+            attention = file.get_slice("attention")[first : first + h * w]
             token = file.get_slice("class_tokens")[place : place + 1][0]
-        return Features(token.float(), patches.float().T.reshape(-1, h, w).contiguous())
+        return Features(token.float(), patches.float().T.reshape(-1, h, w).contiguous(), attention.reshape(h, w))
 
     def grids(self) -> Tensor:
         """(N, 2) integers, the rows and columns of patches of each image."""
@@ -176,7 +178,7 @@ class FeatureCache:
 
     def _stack(self, indices: Iterable[int]) -> dict[str, Tensor]:
         """The tensors of a shard."""
-        patches, tokens, means, grids = [], [], [], []
+        patches, tokens, means, grids, attention = [], [], [], [], []
         for index in indices:
             found = self._see(index)
             flat = found.patches.flatten(1).T
@@ -184,10 +186,11 @@ class FeatureCache:
             patches.append(flat.half())
             tokens.append(found.class_token.half())
             means.append(flat.mean(dim=0))
+            attention.append(found.attention.flatten())
             if not torch.isfinite(patches[-1]).all() or not torch.isfinite(tokens[-1]).all():
                 raise ValueError(f"the features of {printable(self.dataset[index].image)} are not finite in float16.")
         stacked = {"class_tokens": torch.stack(tokens), "means": torch.stack(means), "grids": torch.stack(grids)}
-        return {"patches": torch.cat(patches), **stacked}
+        return {"patches": torch.cat(patches), "attention": torch.cat(attention), **stacked}
 
     def _see(self, index: int) -> Features:
         """The features of one image, on the CPU."""
@@ -197,15 +200,13 @@ class FeatureCache:
         pixels = resize(image.float() / 255, size, antialias=self.scale < 1)
         pixels = normalize(pixels.clamp(0, 1), model.config["mean"], model.config["std"])
         found = whole_features(model, (pixels.flip(-1) if self.flip else pixels)[None])
-        patches = found.patches.flip(-1) if self.flip else found.patches
-        return Features(found.class_token.float().cpu(), patches.float().cpu())
+        maps = [part.flip(-1) if self.flip else part for part in found[1:]]
+        return Features(found.class_token.float().cpu(), *(part.float().cpu() for part in maps))
 
 
 @torch.no_grad()
 def whole_features(model: CRT, x: Tensor) -> Features:
-    """The backbone's output for a whole image, without tiles.
-
-    Position embeddings are interpolated to the image's own grid (bicubic, without antialiasing, as in DINOv2).
+    """The backbone's output for a whole image, without tiles (``CRT.forward_features``).
 
     Args:
         model: see ``FeatureCache``; its mode stays as it is.
@@ -213,23 +214,10 @@ def whole_features(model: CRT, x: Tensor) -> Features:
     """
     vit: Any = model.backbone
     grid = [x.shape[-2] // model.patch, x.shape[-1] // model.patch]
+    rows: list[Tensor] = []
     with evaluating(model):
-        tokens = vit.patch_embed.norm(vit.patch_embed.proj(x.to(vit.pos_embed)).flatten(2).transpose(1, 2))
-        in_position = 0 if vit.no_embed_class else model.prefix
-        position = resample_abs_pos_embed(vit.pos_embed, grid, num_prefix_tokens=in_position, antialias=False)
-        prefix = [token.expand(len(x), -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None]
-        if vit.no_embed_class:
-            tokens = torch.cat([*prefix, tokens + position], dim=1)
-        else:
-            tokens = torch.cat([*prefix, tokens], dim=1) + position
-        tokens = vit.norm_pre(tokens)
-        for _ in range(max(model.num_passes, 1)):
-            seen = tokens
-            for block in vit.blocks:
-                seen = block(seen)
-            tokens = tokens + seen if model.num_passes else seen
-        tokens = vit.norm(tokens)[0]
-    return Features(tokens[0], tokens[model.prefix :].T.reshape(-1, *grid))
+        tokens = model.forward_features(x.to(vit.pos_embed), rows)[0]
+    return Features(tokens[0], tokens[model.prefix :].T.reshape(-1, *grid), rows[-1][0].reshape(*grid))
 
 
 def _open(path: Path) -> Any:
