@@ -101,7 +101,7 @@ def test_scales_and_mirror_are_summed(model, photo):
 
 def test_one_tile_is_attention_times_class_map(model):
     tile = torch.randn(1, 3, 64, 64)
-    maps, attention = model.tile_maps(tile)
+    maps, attention, *_ = model.tile_maps(tile)
     expected = (maps * attention).relu()
     torch.testing.assert_close(model.raw_cam(tile, mirror=False), expected)
     torch.testing.assert_close(maps, model.forward_maps(tile).detach())

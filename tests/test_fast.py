@@ -23,7 +23,7 @@ from .conftest import TINY
 def test_tiles_at_another_stride(tiny, photo, stride):
     """Against tiles cut, computed and merged by hand; 64 is the tile."""
     x = resize(normalize(photo, tiny.mean, tiny.std), snapped_size(100, 150, 1.0, 16), antialias=True)[None]
-    maps, attention = tiny.tile_maps(cut(x, 64, stride))
+    maps, attention, *_ = tiny.tile_maps(cut(x, 64, stride))
     expected = merge(maps * attention, (7, 10), 4, stride // 16).relu()[0]
     cam = tiny.cam(photo, [0, 3], flip=False, stride=stride, normalize=False, size=(7, 10))[0]
     wanted = resize(expected[[0, 3]], (7, 10))
@@ -62,7 +62,7 @@ def test_a_photo_seen_whole_is_one_tile(tiny, size):
     photo = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
     snapped = snapped_size(*size, 1.0, 16)
     x = resize(normalize(photo, tiny.mean, tiny.std), snapped, antialias=True)[None]
-    maps, attention = tiny.tile_maps(x)
+    maps, attention, *_ = tiny.tile_maps(x)
     assert maps.shape[-2:] == attention.shape[-2:] == (snapped[0] // 16, snapped[1] // 16)
     seen = tiny.cam(photo, [0, 3], flip=False, tile="whole", normalize=False, size=maps.shape[-2:])[0]
     torch.testing.assert_close(seen[[0, 3]], (maps * attention).relu()[0, [0, 3]], rtol=1e-4, atol=1e-5)

@@ -1,7 +1,7 @@
 """From photos to class activation maps: read ``CAMExtractor`` from ``__call__`` or ``stream`` down.
 
 A photo is seen at several scales, with its mirror image (``crt.cam.views``); each view is cut into tiles.  The tiles of
-all views and photos form one stream that the model computes ``batch_size`` tiles at a time (paper section 3.4 for the
+all views and photos form one stream that the model computes in batches (``crt.cam.seen``; paper section 3.4 for the
 scales and the sum).  The model is asked for one thing only: ``tile_maps``.
 """
 
@@ -11,28 +11,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeVar
 
-import torch
 from torch import Tensor
 
 from crt._messages import placed
-from crt.cam.functional import (
-    Activation,
-    Align,
-    activate,
-    check_finite,
-    merge_scales,
-    normalize_cam,
-    pool_maps,
-    select_classes,
-    snapped_size,
-)
+from crt.cam.functional import against_background, check_finite, merge_scales, normalize_cam
 from crt.cam.protocol import CAMModel
 from crt.cam.result import CAMResult
-from crt.cam.views import Tiling, View, choose_tiling, plan_views, view_of
-from crt.images import ImageLike, ImagesLike, denormalize, normalize, resize, to_tensor, to_tensors
+from crt.cam.seen import SeenPhoto, compute_all
+from crt.cam.views import choose_tiling, plan_views
+from crt.images import ImageLike, ImagesLike, denormalize, normalize, to_tensor, to_tensors
 from crt.labels import LabelsLike, to_multi_hot
 
-__all__ = ["CAMExtractor", "patch_cams"]
+__all__ = ["CAMExtractor"]
 
 T = TypeVar("T")
 _Pair = tuple[Tensor, Tensor | None]  # a photo, and which of the K classes are in it (None: to be predicted)
@@ -70,7 +60,7 @@ class CAMExtractor:
         batch_size: int = 16,
         max_side: int | None = 640,
         stride: int | None = None,
-        tile: int | Literal["whole"] | None = None,
+        tile: int | Literal["whole", "own"] | None = None,
         normalize: bool = True,
     ) -> None:
         if not isinstance(scales, Sequence) or not scales or any(not 0 < scale <= 16 for scale in scales):
@@ -129,19 +119,19 @@ class CAMExtractor:
             raise ValueError(f"size must be (H, W) in pixels, got {size}.")
         failed: list[Exception] = []
 
-        def seen() -> Iterator[_Seen]:
+        def seen() -> Iterator[SeenPhoto]:
             try:
                 for photo, targets in pairs:
                     yield self._seen(photo, targets)
             except (TypeError, ValueError, OSError) as error:  # raised below, when the photos before it are done
                 failed.append(error)
 
-        for done in _computed(self.model, seen(), self.batch_size):
+        for done in compute_all(self.model, seen(), self.batch_size):
             yield self._result(done, size)
         if failed:
             raise failed[0]
 
-    def _seen(self, photo: Tensor, targets: Tensor | None) -> "_Seen":
+    def _seen(self, photo: Tensor, targets: Tensor | None) -> SeenPhoto:
         """The photo's views, nothing computed yet."""
         model = self.model
         image = photo.to(model.device)
@@ -149,139 +139,35 @@ class CAMExtractor:
             image = normalize(image, model.mean, model.std)
         height, width = photo.shape[-2:]
         views = plan_views(height, width, self.tiling, scales=self.scales, flip=self.flip, max_side=self.max_side)
-        return _Seen(image, views, model.activation, photo, targets)
+        return SeenPhoto(image, views, model.activation, model.spread, photo, targets)
 
-    def _result(self, seen: "_Seen", size: tuple[int, int] | None) -> CAMResult:
+    def _result(self, seen: SeenPhoto, size: tuple[int, int] | None) -> CAMResult:
         """Merges the computed tiles of one photo: tiles to views, mirror images to scales, scales to maps."""
         model, photo, targets = self.model, seen.photo, seen.targets
         if targets is None:
             targets = _predict(check_finite(seen.scores(model.pool)))
             seen.select(targets.nonzero().flatten())
         cam = check_finite(merge_scales(seen.cams(2 if self.flip else 1), size or (photo.shape[-2], photo.shape[-1])))
+        compete = self.normalize and model.activation == "softmax"
+        if compete:
+            cam = against_background(cam / len(seen.views))
+        elif self.normalize:
+            cam = normalize_cam(cam)
         return CAMResult(
-            maps=(normalize_cam(cam) if self.normalize else cam).to(photo.device),
+            maps=cam.to(photo.device),
             labels=targets.nonzero().flatten().tolist(),
             class_names=model.class_names,
             seed_threshold=model.seed_threshold,
             pixels=denormalize(photo, model.mean, model.std) if photo.is_floating_point() else photo,
             normalized=self.normalize,
+            compete=compete,
         )
-
-
-class _Seen:
-    """One photo: how it is seen, and what came of it so far.
-
-    Args:
-        image: (3, H, W) normalized floats on the model's device; let go when it has been cut.
-        views: sizes of equal views follow each other, so that the photo is resized once for both.
-        activation: the model's.
-        photo: (3, H, W), as the user gave it.
-        targets: (K,) bool, the photo's classes; None keeps all, for ``select`` to choose later.
-    """
-
-    def __init__(
-        self, image: Tensor, views: list[View], activation: Activation, photo: Tensor, targets: Tensor | None
-    ) -> None:
-        self.image: Tensor | None = image
-        self.views, self.activation, self.photo, self.targets = views, activation, photo, targets
-        self.kept = None if targets is None else targets.nonzero().flatten().to(image.device)
-        self.maps: list[list[Tensor]] = [[] for _ in views]
-        self.attention: list[list[Tensor]] = [[] for _ in views]
-        self.missing = sum(len(view.corners) for view in views)  # tiles that are not computed yet
-
-    def tiles(self) -> Iterator[tuple[int, Tensor]]:
-        """All tiles, each with the number of its view."""
-        image, self.image = self.image, None
-        assert image is not None, "tiles are cut once"
-        for size, views in itertools.groupby(enumerate(self.views), lambda numbered: numbered[1].size):
-            scaled = resize(image, size, antialias=True)
-            for number, view in views:
-                yield from ((number, tile) for tile in view.cut(scaled))
-
-    def add(self, number: int, maps: Tensor, attention: Tensor) -> None:
-        """(t, K, g, g) and (t, 1, g, g): of the next t tiles of a view."""
-        self.maps[number].append(maps if self.kept is None else select_classes(maps, self.kept, self.activation))
-        self.attention[number].append(attention)
-        self.missing -= len(maps)
-
-    def select(self, kept: Tensor) -> None:
-        """Keeps the maps of these classes, for a photo that was seen without knowing them."""
-        self.maps = [[select_classes(maps, kept, self.activation) for maps in view] for view in self.maps]
-
-    def scores(self, share: float) -> Tensor:
-        """(K,) logits: the merged class maps, pooled; the mean over the views."""
-        pairs = zip(self.views, self.maps, strict=True)
-        return torch.stack([pool_maps(view.merge(torch.cat(maps).float()), share) for view, maps in pairs]).mean(dim=0)
-
-    def cams(self, pair: int) -> list[Tensor]:
-        """(k, h, w) for each scale: attention times class map, merged, activated, ``pair`` views summed."""
-        cams = []
-        for view, maps, attention in zip(self.views, self.maps, self.attention, strict=True):
-            cam = activate(view.merge(torch.cat(maps).float() * torch.cat(attention).float()), self.activation)
-            cams.append(cam.flip(-1) if view.mirrored else cam)
-        return [torch.stack(scale).sum(dim=0) for scale in _groups(cams, pair)]
-
-
-def _computed(model: CAMModel, photos: Iterable[_Seen], batch_size: int) -> Iterator[_Seen]:
-    """Runs the tiles of all photos through the model; yields each photo, in order, when it has all.
-
-    Tiles of one size form a batch, of as many pixels as ``batch_size`` of the model's tiles have.  If batches of
-    several sizes wait and together hold twice as many, the one that began first is run as it is.
-    """
-    room, waiting = batch_size * model.tile**2, deque[_Seen]()
-    queues: dict[tuple[int, ...], list[tuple[_Seen, int, Tensor]]] = {}  # by the tiles' size, the oldest first
-    held = 0  # pixels in all queues
-    for seen in photos:
-        waiting.append(seen)
-        for number, tile in seen.tiles():
-            size, pixels = tuple(tile.shape), tile[0].numel()
-            queues.setdefault(size, []).append((seen, number, tile))
-            held += pixels
-            full = (len(queues[size]) + 1) * pixels > room
-            if full or held > 2 * room:
-                batch = queues.pop(size if full else next(iter(queues)))
-                held -= sum(tile[0].numel() for _, _, tile in batch)
-                _compute(model, batch)
-        while waiting and not waiting[0].missing:
-            yield waiting.popleft()
-    for batch in queues.values():
-        _compute(model, batch)
-    yield from waiting
-
-
-def _compute(model: CAMModel, batch: list[tuple[_Seen, int, Tensor]]) -> None:
-    """Runs tiles of one size, and gives each view what came of its own."""
-    maps, attention = model.tile_maps(torch.stack([tile for _, _, tile in batch]))
-    first = 0
-    for (seen, number), run in itertools.groupby(batch, lambda item: item[:2]):
-        last = first + len(list(run))
-        seen.add(number, maps[first:last], attention[first:last])
-        first = last
-
-
-def patch_cams(model: CAMModel, image: Tensor, *, mirror: bool, align: Align, batch_size: int = 16) -> Tensor:
-    """The unnormalized CAM of one normalized image at its own size, on the patch grid: (3, H, W) -> (K, h, w)."""
-    image = image.to(model.device)
-    if align == "exact":
-        image = resize(image, snapped_size(image.shape[-2], image.shape[-1], 1.0, model.patch))
-    tiling, size = Tiling(model.patch, model.tile, model.stride), (image.shape[-2], image.shape[-1])
-    views = [view_of(size, tiling, mirrored, align) for mirrored in ((False, True) if mirror else (False,))]
-    (seen,) = _computed(model, [_Seen(image, views, model.activation, image, None)], batch_size)
-    seen.select(torch.arange(model.num_classes, device=model.device))
-    return seen.cams(len(views))[0]
 
 
 def _predict(logits: Tensor) -> Tensor:
     """(K,) logits -> (K,) bool: the classes of probability over one half, or the likeliest if there is none."""
     over = logits > 0
     return over if over.any() else over.scatter(0, logits.argmax(dim=0, keepdim=True), True)
-
-
-def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of ``size`` items, the last one maybe shorter."""
-    iterator = iter(items)
-    while group := list(itertools.islice(iterator, size)):
-        yield group
 
 
 def _ahead(items: Iterable[T], count: int = 2) -> Iterator[T]:

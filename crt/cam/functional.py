@@ -12,6 +12,7 @@ from crt.images import resize
 
 __all__ = [
     "activate",
+    "against_background",
     "check_finite",
     "largest_box",
     "largest_component",
@@ -22,6 +23,7 @@ __all__ = [
     "pool_maps",
     "select_classes",
     "snapped_size",
+    "with_background",
 ]
 
 Align = Literal["exact", "reference"]
@@ -43,6 +45,35 @@ def activate(maps: Tensor, activation: Activation) -> Tensor:
     if activation == "softmax":
         return torch.cat([torch.zeros_like(maps[..., :1, :, :]), maps], dim=-3).softmax(dim=-3)[..., 1:, :, :]
     return maps.relu() if activation == "relu" else (maps / 2).tanh().relu()
+
+
+def against_background(probabilities: Tensor) -> Tensor:
+    """Maps of classes that compete with each other -> each class against the background alone: p / (p + p_background).
+
+    The order of the classes at a pixel stays, and a class is likelier than the background where its value exceeds 0.5.
+
+    Args:
+        probabilities: (k, H, W), whose sum over k is at most 1; the rest is the background's.
+
+    Returns:
+        (k, H, W) in [0, 1].
+
+    >>> against_background(torch.tensor([0.3, 0.2]).view(2, 1, 1)).flatten()
+    tensor([0.3750, 0.2857])
+    """
+    background = (1 - probabilities.sum(dim=0, keepdim=True)).clamp(min=0)
+    return probabilities / (probabilities + background).clamp(min=1e-8)
+
+
+def with_background(cam: Tensor) -> Tensor:
+    """The inverse of ``against_background``: (k, H, W) -> (1 + k, H, W) probabilities, the background's first.
+
+    >>> with_background(torch.tensor([0.375, 2 / 7]).view(2, 1, 1)).flatten()
+    tensor([0.5000, 0.3000, 0.2000])
+    """
+    share = cam.clamp(0, 1 - 1e-6)
+    odds = torch.cat([torch.ones_like(cam.sum(dim=0, keepdim=True)), share / (1 - share)])
+    return odds / odds.sum(dim=0)
 
 
 def select_classes(maps: Tensor, kept: Tensor, activation: Activation) -> Tensor:

@@ -29,7 +29,7 @@ class CAMMixin:
         batch_size: int = 16,
         max_side: int | None = 640,
         stride: int | None = None,
-        tile: int | Literal["whole"] | None = None,
+        tile: int | Literal["whole", "own"] | None = None,
     ) -> Tensor:
         """Class activation maps at the size of the photo.
 
@@ -42,7 +42,8 @@ class CAMMixin:
             scales, flip, batch_size, max_side, stride, tile: how photos are seen, see ``CAMExtractor``;
                 ``crt.cam.PRESETS`` has settings by name.
             size: (H, W) of the maps; None takes the photo's.
-            normalize: divide each map by (its maximum + 1e-5); otherwise raw sums.
+            normalize: divide each map by (its maximum + 1e-5); otherwise raw sums.  Where classes compete (activation
+                "softmax"), maps are probabilities against the background instead, and are not divided.
 
         Returns:
             (B, K, H, W) float32 in [0, 1]; classes that are not in ``labels`` are exactly 0.  Photos of different sizes
@@ -70,7 +71,7 @@ class CAMMixin:
         Args:
             img: see ``cam``.
             refiner: as ``crt.create_refiner`` makes it, or None.
-            threshold: background score, for models whose activation is not "softmax"; None takes the model's.
+            threshold: background score, 0 to 1; None takes the model's.
             settings: how the photo is seen, as for ``cam``: scales, flip, batch_size, max_side, stride, or a preset,
                 ``**crt.cam.PRESETS["fast"]``.
 

@@ -1,14 +1,30 @@
 """What a network must offer to have its CAMs extracted."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from crt.cam.functional import Activation
 
-__all__ = ["CAMModel"]
+__all__ = ["CAMModel", "TileMaps"]
+
+
+class TileMaps(NamedTuple):
+    """What a network computes on T tiles of h x w patches.
+
+    Attributes:
+        maps: (T, K, h, w) class maps, any sign.
+        attention: (T, 1, h, w) by which they are multiplied.
+        logits: (T, K) scores of a classifier beside the maps; None pools the maps.
+        features: (T, D, h, w) by which maps are spread; None where the model does not spread.
+    """
+
+    maps: Tensor
+    attention: Tensor
+    logits: Tensor | None = None
+    features: Tensor | None = None
 
 
 class CAMModel(Protocol):
@@ -21,6 +37,8 @@ class CAMModel(Protocol):
         seed_threshold: background score at which masks are cut by default, 0 to 1.
         pool: share of a class map's cells, the highest, whose mean is the class's logit.
         activation: what a map of any sign says of its class, see ``crt.cam.functional.activate``.
+        spread: power of the affinity by which maps are spread (``crt.cam.spread``); 0 does not spread them.
+        whole: photos are seen at once by default, not as tiles.
     """
 
     patch: int
@@ -31,6 +49,8 @@ class CAMModel(Protocol):
     seed_threshold: float
     pool: float
     activation: Activation
+    spread: float
+    whole: bool
 
     @property
     def mean(self) -> Tensor: ...
@@ -41,8 +61,8 @@ class CAMModel(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def tile_maps(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """(T, 3, tile, tile) normalized -> class maps (T, K, g, g) and their weights (T, 1, g, g), g = tile / patch.
+    def tile_maps(self, tiles: Tensor) -> TileMaps:
+        """(T, 3, tile, tile) normalized -> maps of tile / patch cells a side.
 
         A model that can see a photo whole takes any (T, 3, H, W) of whole patches.
         """

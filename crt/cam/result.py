@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from crt import viz
 from crt._files import write_tensors
-from crt.cam.functional import check_finite, largest_box, mask_from_cam, normalize_cam
+from crt.cam.functional import (
+    against_background,
+    check_finite,
+    largest_box,
+    mask_from_cam,
+    normalize_cam,
+    with_background,
+)
 
 __all__ = ["CAMResult"]
 
@@ -28,6 +35,7 @@ class CAMResult:
         seed_threshold: the model's background score, the default of ``mask`` and ``boxes``.
         pixels: (3, h, w) uint8, the photo.
         normalized: whether ``maps`` are; raw sums are normalized first where a threshold or a picture needs it.
+        compete: maps are probabilities of classes against the background, see ``against_background``.
     """
 
     maps: Tensor
@@ -36,6 +44,7 @@ class CAMResult:
     seed_threshold: float
     pixels: Tensor
     normalized: bool = True
+    compete: bool = False
 
     @property
     def cam(self) -> Tensor:
@@ -65,8 +74,17 @@ class CAMResult:
         if refiner is None or not self.labels:
             return self
         with torch.no_grad():
-            maps = normalize_cam(refiner(self.pixels[None], self.cam[None])[0])
+            if self.compete:  # the background is refined with the classes
+                refined = refiner(self.pixels[None], with_background(self.cam)[None])[0].clamp(min=0)
+                maps = against_background(refined[1:] / refined.sum(dim=0).clamp(min=1e-8))
+            else:
+                maps = normalize_cam(refiner(self.pixels[None], self.cam[None])[0])
         return dataclasses.replace(self, maps=maps, normalized=True)
+
+    def keep(self, labels: Sequence[int]) -> "CAMResult":
+        """The same photo with the maps of some of its classes only."""
+        places = [place for place, label in enumerate(self.labels) if label in labels]
+        return dataclasses.replace(self, maps=self.maps[places], labels=[self.labels[place] for place in places])
 
     def boxes(self, threshold: float | None = None) -> dict[str, tuple[int, int, int, int]]:
         """The box around each class's largest component, by name.

@@ -7,14 +7,15 @@ background score, as a seed is.
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from crt import viz
-from crt.cam.extractor import CAMExtractor, CAMModel
-from crt.cam.result import CAMResult
+from crt.cam.extractor import CAMExtractor
+from crt.cam.protocol import CAMModel
 from crt.images import ImageLike, ImagesLike, to_tensors
 
 __all__ = ["Segmentation", "Segmenter", "stack_masks"]
@@ -64,9 +65,9 @@ class Segmenter:
 
     Args:
         model: a ``CRT``, or any module with the members of ``CAMModel``.
-        refiner: refines the probabilities of the classes found and of the background (``crt.create_refiner``), or None.
-        threshold: background score, 0 to 1, for models whose activation is not "softmax"; None takes the model's.
-        settings: those of ``CAMExtractor``: scales, flip, batch_size, max_side, stride ...
+        refiner: refines the maps of the classes found, and of the background (``crt.create_refiner``), or None.
+        threshold: background score, 0 to 1; None takes the model's.
+        settings: those of ``CAMExtractor``: scales, flip, batch_size, max_side, stride, tile.
 
     Raises:
         ValueError: a setting out of its range.
@@ -78,12 +79,10 @@ class Segmenter:
         *,
         refiner: nn.Module | None = None,
         threshold: float | None = None,
-        **settings: object,
+        **settings: Any,
     ) -> None:
         self.model, self.refiner, self.threshold = model, refiner, threshold
-        self.compete = model.activation == "softmax"
-        self.extractor = CAMExtractor(model, normalize=not self.compete, **settings)  # type: ignore[arg-type]
-        self.views = len(self.extractor.scales) * (2 if self.extractor.flip else 1)
+        self.extractor = CAMExtractor(model, **settings)
 
     def __call__(self, images: ImagesLike) -> list[Segmentation]:
         """Masks of one image, or of a batch or list of images; see ``CRT.cam`` for what an image may be."""
@@ -95,23 +94,13 @@ class Segmenter:
         Raises:
             TypeError, ValueError, OSError: an image that cannot be understood, after the results of all before it.
         """
-        everything = torch.ones(1, self.model.num_classes, dtype=torch.bool) if self.compete else None
+        compete = self.model.activation == "softmax"
+        everything = torch.ones(1, self.model.num_classes, dtype=torch.bool) if compete else None
         for result in self.extractor.stream((image, everything) for image in images):
-            mask = self._compete(result) if self.compete else result.refined(self.refiner).mask(self.threshold)
+            if compete:  # refine only what was found somewhere
+                result = result.keep([int(value) - 1 for value in result.mask(self.threshold).unique()])
+            mask = result.refined(self.refiner).mask(self.threshold)
             yield Segmentation(mask, self.model.class_names, result.pixels)
-
-    def _compete(self, result: CAMResult) -> Tensor:
-        """(H, W): the likeliest of all classes and the background."""
-        scores = result.maps / self.views
-        scores = torch.cat([1 - scores.sum(dim=0, keepdim=True), scores])
-        mask = scores.argmax(dim=0)
-        if self.refiner is not None:
-            found = mask.unique()
-            found = found if found[0] == 0 else torch.cat([found.new_zeros(1), found])
-            with torch.no_grad():
-                refined = self.refiner(result.pixels[None], scores[found].clamp(0, 1)[None])[0]
-            mask = found[refined.argmax(dim=0)]
-        return mask.to(torch.uint8 if self.model.num_classes < IGNORE_INDEX else torch.int32)
 
 
 def stack_masks(masks: Sequence[Tensor]) -> Tensor:

@@ -37,12 +37,20 @@ class Tiling(NamedTuple):
     stride: int
 
 
-def choose_tiling(model: CAMModel, tile: int | Literal["whole"] | None, stride: int | None) -> Tiling:
+def choose_tiling(model: CAMModel, tile: int | Literal["whole", "own"] | None, stride: int | None) -> Tiling:
     """Tile and stride as asked for, or else the model's; half a tile is the stride of another tile.
+
+    Args:
+        tile: side in pixels; "own" for the model's; "whole" for the photo at once; None as the model prefers.
+        stride: in pixels; None takes the model's.
 
     Raises:
         ValueError: one of them is not a multiple of the patch, or the whole photo is to have a stride.
     """
+    if tile is None and model.whole and stride is None:
+        tile = "whole"
+    if tile == "own":
+        tile = None
     if tile == "whole":
         if stride is not None:
             raise ValueError("stride is the distance between tiles, and the whole photo is one: leave stride out.")

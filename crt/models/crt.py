@@ -7,16 +7,17 @@ transformer without the outer sum; padding and mirroring are aligned exactly by 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from crt.cam.attention import evaluating
-from crt.cam.extractor import patch_cams
 from crt.cam.functional import Activation, Align, pool_maps
 from crt.cam.mixin import CAMMixin
+from crt.cam.protocol import TileMaps
+from crt.cam.seen import patch_cams
 from crt.cam.tiling import cut, pad_to
 from crt.cam.views import Tiling, view_of
 from crt.images import to_tensors
@@ -47,6 +48,11 @@ class CRT(nn.Module, CAMMixin, HubMixin):
             on masks; "softmax" does so too, and the classes of a photo compete; "object" makes one map of the object of
             a photo that has one, whatever its class (``select_classes``).
         pool: share of a class map's cells, the highest, whose mean is the class's logit (the paper: 1, all).
+        spread: power of the patches' own affinity by which maps are spread over the photo (``crt.cam.spread``); 0
+            leaves them as they are (the paper).
+        classifier: "maps" pools the class maps to logits (the paper); "tokens" is a linear layer on the class token and
+            the mean patch beside them.
+        whole: photos are seen at once unless tiles are asked for.
         mean, std: normalization of the three channels, for values in [0, 1]; None takes that of the backbone's weights.
         seed_threshold: background score at which seeds are cut by default, 0 to 1 (the paper: 0.15).
         backbone_args: arguments for timm that change the architecture (embed_dim, depth, num_heads ...).
@@ -72,6 +78,9 @@ class CRT(nn.Module, CAMMixin, HubMixin):
         attention_power: float = 1.0,
         activation: Activation = "relu",
         pool: float = 1.0,
+        spread: float = 0.0,
+        classifier: Literal["maps", "tokens"] = "maps",
+        whole: bool = False,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         seed_threshold: float = 0.15,
@@ -80,12 +89,14 @@ class CRT(nn.Module, CAMMixin, HubMixin):
         super().__init__()
         given = {"backbone": backbone, "num_classes": num_classes, "class_names": class_names, "num_passes": num_passes}
         given |= {"tile": tile, "stride": stride, "attention_power": attention_power, "activation": activation}
-        given |= {"pool": pool, "mean": mean, "std": std, "seed_threshold": seed_threshold}
+        given |= {"pool": pool, "spread": spread, "classifier": classifier, "whole": whole}
+        given |= {"mean": mean, "std": std, "seed_threshold": seed_threshold}
         checked = check_config({**given, "backbone_args": backbone_args}, "CRT")
         self.num_passes, self.tile, self.stride = checked["num_passes"], checked["tile"], checked["stride"]
         self.attention_power, self.activation, self.pool = (
             checked[k] for k in ("attention_power", "activation", "pool")
         )
+        self.spread, self.classifier_kind, self.whole = (checked[k] for k in ("spread", "classifier", "whole"))
         self.seed_threshold = checked["seed_threshold"]
         self.backbone_name, self.backbone_args = checked["backbone"], checked["backbone_args"] or {}
         self.backbone = plain_vit(self.backbone_name, self.tile, self.backbone_args)
@@ -106,9 +117,9 @@ class CRT(nn.Module, CAMMixin, HubMixin):
         self.num_classes = num_classes
         self.class_names: Sequence[str] | None = class_names
         like = self.backbone.pos_embed
-        self.head = nn.Conv2d(
-            self.backbone.embed_dim, num_classes, kernel_size=3, padding=1, device=like.device, dtype=like.dtype
-        )
+        width, where = self.backbone.embed_dim, {"device": like.device, "dtype": like.dtype}
+        self.head = nn.Conv2d(width, num_classes, kernel_size=3, padding=1, **where)
+        self.classifier = nn.Linear(2 * width, num_classes, **where) if self.classifier_kind == "tokens" else None
 
     @classmethod
     def backbone_size(cls, settings: Mapping[str, Any]) -> int:
@@ -122,6 +133,9 @@ class CRT(nn.Module, CAMMixin, HubMixin):
         return {
             "backbone": self.backbone_name,
             **{name: getattr(self, name) for name in names},
+            "spread": self.spread,
+            "classifier": self.classifier_kind,
+            "whole": self.whole,
             "mean": self._mean,
             "std": self._std,
             "seed_threshold": self.seed_threshold,
@@ -176,10 +190,15 @@ class CRT(nn.Module, CAMMixin, HubMixin):
             )
         return run_passes(self.backbone, x, self.num_passes, rows)
 
-    def _class_maps(self, tiles: Tensor, rows: list[Tensor] | None = None) -> Tensor:
-        """Tiles (T, 3, H, W) -> raw class maps (T, K, H / patch, W / patch)."""
-        patches = self.forward_features(tiles, rows)[:, self.prefix :]
-        return self.head(rearrange(patches, "t (h w) d -> t d h w", h=tiles.shape[-2] // self.patch))
+    def _patches(self, tokens: Tensor, height: int) -> Tensor:
+        """Tokens (T, prefix + N, D) of tiles ``height`` pixels high -> (T, D, h, w)."""
+        return rearrange(tokens[:, self.prefix :], "t (h w) d -> t d h w", h=height // self.patch)
+
+    def _classify(self, tokens: Tensor) -> Tensor | None:
+        """Tokens (T, prefix + N, D) -> (T, K) logits of the classifier beside the maps, if there is one."""
+        if self.classifier is None:
+            return None
+        return self.classifier(torch.cat([tokens[:, 0], tokens[:, self.prefix :].mean(dim=1)], dim=1))
 
     def forward_maps(self, x: Tensor, *, whole: bool = False) -> Tensor:
         """Raw class maps of whole images, the same in training and evaluation.
@@ -197,11 +216,17 @@ class CRT(nn.Module, CAMMixin, HubMixin):
         size = (-(-x.shape[-2] // self.patch) * self.patch, -(-x.shape[-1] // self.patch) * self.patch)
         view = view_of(size, Tiling(self.patch, "whole" if whole else self.tile, self.stride), mirrored=False)
         tiles = cut(pad_to(x.to(self.head.weight.dtype), *view.padded), view.tile, view.stride)
-        return view.merge_batch(self._class_maps(tiles))
+        return view.merge_batch(self.head(self._patches(self.forward_features(tiles), view.tile[0])))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) normalized floats -> (B, K) logits, the class maps pooled; the same in both modes."""
-        return pool_maps(self.forward_maps(x), self.pool)
+        """(B, 3, H, W) normalized floats -> (B, K) logits, the same in both modes: of the class maps, pooled, or of the
+        classifier beside them, which sees the image at once."""
+        if self.classifier is None:
+            return pool_maps(self.forward_maps(x), self.pool)
+        height, width = (-(-side // self.patch) * self.patch for side in x.shape[-2:])
+        logits = self._classify(self.forward_features(pad_to(x.to(self.head.weight.dtype), height, width)))
+        assert logits is not None
+        return logits
 
     def raw_cam(self, x: Tensor, *, mirror: bool = True, align: Align = "exact") -> Tensor:
         """The unnormalized CAM at one scale, on the patch grid.
@@ -222,25 +247,30 @@ class CRT(nn.Module, CAMMixin, HubMixin):
         images = to_tensors(x)
         return torch.stack([patch_cams(self, image, mirror=mirror, align=align) for image in images]).to(x.device)
 
-    def tile_maps(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+    def tile_maps(self, tiles: Tensor) -> TileMaps:
         """What a CAM is the product of: class maps, and the class token's attention.
 
         Args:
             tiles: (T, 3, H, W) normalized floats: tiles, or images of any whole number of patches.
 
         Returns:
-            (T, K, h, w) and (T, 1, h, w), h = H / patch: the attention summed over all passes and blocks, to the power
-            of ``attention_power``.  Where a tile has n times as many patches as the model's own, each gets an n-th of
-            the attention: it is brought to the same level first.  No gradients; the model's mode stays as found.
+            Maps (T, K, h, w) and attention (T, 1, h, w), h = H / patch, and what the settings ask for besides
+            (``TileMaps``).  The attention is summed over all passes and blocks, to the power of ``attention_power``.
+            Where a tile has n times as many patches as the model's own, each gets an n-th of the attention: it is
+            brought to the same level first.  No gradients; the model's mode stays as found.
         """
         rows: list[Tensor] = []
         with torch.no_grad(), evaluating(self):
-            maps = self._class_maps(tiles.to(self.head.weight), rows if self.attention_power else None)
+            tokens = self.forward_features(tiles.to(self.head.weight), rows if self.attention_power else None)
+            patches, logits = self._patches(tokens, tiles.shape[-2]), self._classify(tokens)
+            maps = self.head(patches)
+        features = patches if self.spread else None
         if not rows:
-            return maps, torch.ones_like(maps[:, :1], dtype=torch.float32)
+            return TileMaps(maps, torch.ones_like(maps[:, :1], dtype=torch.float32), logits, features)
         level = rows[0].shape[1] / (self.tile // self.patch) ** 2
         attention = (torch.stack(rows).sum(dim=0) * level) ** self.attention_power
-        return maps, rearrange(attention, "t (h w) -> t 1 h w", h=maps.shape[-2])
+        attention = rearrange(attention, "t (h w) -> t 1 h w", h=maps.shape[-2])
+        return TileMaps(maps, attention, logits, features)
 
     def load_backbone(self, state: dict[str, Tensor], name: str) -> None:
         """Loads a plain ViT's state dict in timm's layout into the backbone, resampled and folded where it must be.

@@ -1,7 +1,8 @@
 """Maps in, better maps out: modules that share ``refiner(image, cam) -> cam``."""
 
 from crt.cam.paths import displacements, path_affinity
-from crt.refine.affinity import FeatureAffinity, spread
+from crt.cam.spread import spread
+from crt.refine.affinity import FeatureAffinity
 from crt.refine.attention import AttentionAffinity
 from crt.refine.crf import CRFSettings, DenseCRF, crf_labels
 from crt.refine.pamr import PAMR

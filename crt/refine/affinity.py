@@ -11,44 +11,17 @@ from typing import cast
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from crt.cam.attention import evaluating
 from crt.cam.functional import snapped_size
+from crt.cam.spread import spread
 from crt.cam.tiling import cut, merge, pad_to
 from crt.images import resize, shrink_factor, to_unit
 from crt.refine.inputs import TransformerModel, check_pair, resized
 
-__all__ = ["FeatureAffinity", "spread"]
+__all__ = ["FeatureAffinity"]
 
 TILES = 16  # computed at once
-CELLS = 2**24  # entries of the affinity that are held at once (64 MB)
-
-
-def spread(maps: Tensor, features: Tensor, *, power: float = 4.0, rounds: int = 1) -> Tensor:
-    """Maps times A, ``rounds`` times; A is never held as a whole.
-
-    Args:
-        maps: (k, N) floating point, values of N patches.
-        features: (N, D) floating point.
-        power: exponent of the positive cosines, above 0; the higher, the fewer patches count.
-        rounds: how often the maps are spread, at least 1.
-
-    Returns:
-        (k, N), the dtype of ``maps``; each value is a weighted mean of the map's values.  Computed in float32.
-
-    >>> spread(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
-    tensor([[0.5000, 0.5000, 0.0000]])
-    """
-    with torch.autocast(features.device.type, enabled=False):
-        directions, values = F.normalize(features.float(), dim=-1), maps.float().T
-        for _ in range(rounds):
-            rows = []
-            for some in directions.split(max(1, CELLS // len(directions))):
-                affinity = (some @ directions.T).clamp_(min=0).pow_(power)
-                rows.append((affinity @ values) / affinity.sum(dim=-1, keepdim=True).clamp(min=1e-12))
-            values = torch.cat(rows)
-        return values.T.to(maps.dtype)
 
 
 class FeatureAffinity(nn.Module):
