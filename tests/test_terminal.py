@@ -1,5 +1,6 @@
 """What the commands do with a terminal, with interrupts, with their own inputs and with memory that runs out."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -165,8 +166,6 @@ def fruit(tmp_path):
 
 @pytest.mark.parametrize("images", [True, False])
 def test_masks_of_any_classes_are_measured(fruit, images):
-    import json
-
     given = ["--images", fruit / "images", "--worst", fruit / "w.png"] if images else []
     measure = ["eval", "masks", "--truth", fruit / "truth", "--masks", fruit / "masks", "--json", fruit / "r.json"]
     done = run(*measure, "--classes", "ripe,unripe", *given)
