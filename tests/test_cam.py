@@ -156,7 +156,7 @@ def test_logits_are_the_mean_of_the_highest_cells():
     "arguments", [{"attention_power": -1.0}, {"pool": 0.0}, {"pool": 1.5}, {"activation": "softmax"}]
 )
 def test_settings_of_the_map_have_ranges(arguments):
-    with pytest.raises(ValueError, match="attention_power must be at least 0"):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
         CRT("vit_tiny_patch16_224", **arguments, **TINY)
 
 
