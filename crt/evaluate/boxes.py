@@ -1,17 +1,18 @@
-"""A model's boxes on a whole list: weakly supervised object localisation (WSOL)."""
+"""A model's boxes on a whole data set: weakly supervised object localisation (WSOL)."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
+from crt._messages import printable
+from crt.cam import CAMExtractor
 from crt.cam.functional import min_max
-from crt.data import ImageDataset
-from crt.evaluate.seeds import Progress, decoded, silent
-from crt.images import normalize, to_tensor
+from crt.data import ImageDataset, Sample
+from crt.evaluate.classification import image_logits, resize_pixels
+from crt.evaluate.seeds import Progress, class_indices, silent
+from crt.images import open_image
 from crt.metrics import BoxCurve, Localisation, best_overlaps, component_boxes, largest_boxes
 
 __all__ = ["BoxReport", "measure_boxes"]
@@ -36,7 +37,7 @@ class BoxReport(NamedTuple):
 
 
 def measure_boxes(
-    extractor: Any,
+    extractor: CAMExtractor,
     data: ImageDataset,
     threshold: float,
     *,
@@ -46,14 +47,14 @@ def measure_boxes(
     refiner: nn.Module | None = None,
     progress: Progress = silent,
 ) -> BoxReport:
-    """Localisation of a list by a model: boxes of the maps of the photos' own classes, Top-k by the model's logits.
+    """Measures localisation: boxes of the maps of the images' own classes, Top-k by the model's logits.
 
-    Logits are those of the whole photo as the extractor sees it at scale 1, averaged with its mirror image's if the
-    extractor has ``flip``.
+    Logits are those of the whole image as the extractor sees it at scale 1, averaged with its mirror image's if the
+    extractor has ``flip``.  Under autocast both maps and logits are computed in its type.
 
     Args:
         extractor: a ``CAMExtractor`` of a model that knows the classes of ``data`` by name, in any order.
-        data: the list.
+        data: images with one label each, and boxes.
         threshold: for ``Localisation``: share of a map's range that belongs to the object.
         thresholds: for ``BoxCurve``; None takes its own.
         iou: overlap that counts as found, for ``Localisation``.
@@ -63,14 +64,15 @@ def measure_boxes(
         progress: wraps the photos and their number, to show how far it is.
 
     Raises:
-        ValueError: the model lacks a class of the list, a true box outside its photo.
+        ValueError: the model lacks a class, an image without a box or with several classes, a box outside its image.
         OSError: a photo is not there, or cannot be read.
     """
-    names = extractor.model.class_names
-    if names is None or (missing := [name for name in data.class_names if name not in names]):
-        lacks = "no class names" if names is None else f"no class {missing[0]!r}"
-        raise ValueError(f"the list has {len(data.class_names)} classes, the model has {lacks}.")
-    labels = [names.index(name) for name in data.class_names]
+    if wrong := [sample.name for sample in data if len(sample.labels) != 1 or not sample.boxes]:
+        raise ValueError(
+            f"localisation needs one class and its true boxes for each image; {len(wrong)} of {len(data)} lack them, "
+            f"the first: {printable(wrong[0])}."
+        )
+    labels = class_indices(extractor, data.class_names)
     localisation, curve = Localisation(threshold, iou=iou), BoxCurve(thresholds)
     outcomes, overlaps, boxes = [], [], []
     seen = _seen(extractor, data, labels, square, refiner)
@@ -80,7 +82,7 @@ def measure_boxes(
             localisation.update(cam, truth, logits, labels[photo.labels[0]])
             curve.update(cam, truth)
         except ValueError as error:
-            raise ValueError(f"{photo.image}: {error}") from error
+            raise ValueError(f"{printable(photo.image)}: {error}") from error
         level = localisation.threshold
         outcomes.append(localisation.hits > before)
         overlaps.append(best_overlaps(cam, truth, level)[0][0])
@@ -89,39 +91,25 @@ def measure_boxes(
 
 
 def _seen(
-    extractor: Any, data: ImageDataset, labels: Sequence[int], square: int | None, refiner: nn.Module | None
+    extractor: CAMExtractor, data: ImageDataset, labels: Sequence[int], square: int | None, refiner: nn.Module | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """For each photo the map of its class, the factors from the photo's pixels to the map's, and its logits."""
-    pending: list[tuple[Tensor, Tensor]] = []
+    """For each image the map of its class, the factors from the image's pixels to the map's, and its logits."""
+    pending: list[Tensor] = []
 
-    def pairs() -> Iterator[tuple[np.ndarray, int]]:
-        for photo in data:
-            image = Image.fromarray(decoded(extractor, photo.image).permute(1, 2, 0).cpu().numpy())
-            if any(x1 <= 0 or y1 <= 0 or x0 >= image.width or y0 >= image.height for x0, y0, x1, y1 in photo.boxes):
-                raise ValueError(f"{photo.image}: a true box lies outside its {image.width} x {image.height} pixels.")
-            size = (square, square) if square else image.size
-            factor = torch.tensor([size[0] / image.width, size[1] / image.height] * 2, dtype=torch.float64)
-            pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR) if square else image)
-            pending.append((factor, _logits(extractor, pixels)))
-            yield pixels, labels[photo.labels[0]]
+    def pairs() -> Iterator[tuple[Tensor, list[int]]]:  # runs in the thread that reads ahead: no model in here
+        for sample in data:
+            image = open_image(sample.image)
+            _check_boxes(sample, image)
+            height, width = image.shape[-2:]
+            size = (square, square) if square else (height, width)
+            pending.append(torch.tensor([size[1] / width, size[0] / height] * 2, dtype=torch.float64))
+            yield resize_pixels(image, size), [labels[sample.labels[0]]]
 
     for result in extractor.stream(pairs()):
-        factor, logits = pending.pop(0)
-        yield result.refined(refiner).maps[0].cpu(), factor, logits
+        yield result.refined(refiner).maps[0].cpu(), pending.pop(0), image_logits(extractor, result.pixels)
 
 
-def _logits(extractor: Any, pixels: np.ndarray) -> Tensor:
-    """(K,) of the photo, at most ``max_side`` long, and its mirror image."""
-    model = extractor.model
-    longest = max(pixels.shape[:2])
-    if extractor.max_side and longest > extractor.max_side:
-        height, width = (max(1, round(side * extractor.max_side / longest)) for side in pixels.shape[:2])
-        pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
-    photo = normalize(to_tensor(pixels).to(model.device), model.mean, model.std)
-    training = model.training
-    try:
-        with torch.no_grad():
-            views = torch.stack([photo, photo.flip(-1)] if extractor.flip else [photo])
-            return model.eval()(views).float().mean(dim=0).cpu()
-    finally:
-        model.train(training)
+def _check_boxes(sample: Sample, image: Tensor) -> None:
+    height, width = image.shape[-2:]
+    if any(x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height for x0, y0, x1, y1 in sample.boxes or []):
+        raise ValueError(f"{printable(sample.image)}: a true box lies outside its {width} x {height} pixels.")
