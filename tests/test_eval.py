@@ -71,6 +71,8 @@ def test_cam_from_a_model_names_its_worst(model, voc, tmp_path):
     done = run(*measure, "--thresholds", "0.3", "--json", tmp_path / "r.json", "--worst", tmp_path / "w.png")
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "r.json").read_text())
+    assert list(record["miou_by_rule"]) == ["fixed threshold", "best on this list", "oracle per image"]
+    assert "fixed threshold (0.150)" in " ".join(done.output.split()) and record["fixed_threshold"] == 0.15
     assert record["threshold_rule"] == "given" and record["labels"] == "their own labels"
     assert {entry["name"] for entry in record["worst"]} == {"a", "b"}
     assert is_png(tmp_path / "w.png")

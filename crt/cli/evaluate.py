@@ -100,9 +100,10 @@ def eval_cam(
     levels = screen.numbers(thresholds, "--thresholds", "0.02:0.6:0.02")
     source, known, name = Source(images, labels, voc, cub, split, truth), class_list(classes), model or "crt_vit_t16"
     target = find_device(device if maps is None else "cpu")
-    extractor: Any = None
+    extractor, fixed = None, None
     if maps is None:
         network = load_model(name, target)
+        fixed = float(network.seed_threshold)
         known = known or (network.class_names if images is not None else None)
         extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
         seeds: Any = partial(seeds_of_model, extractor, refiner=load_refiner(refine, network, target))
@@ -110,7 +111,7 @@ def eval_cam(
         seeds = partial(seeds_of_folder, maps)
     data = source.load(known, masks=True)
     with autocast(target, bf16):
-        found = measure_seeds(seeds(data), data, levels, progress=progress_bar)
+        found = measure_seeds(seeds(data), data, levels, fixed=fixed, progress=progress_bar)
     threshold, best = found.curve.best()
     curve = found.curve.compute().view(-1)
     place = int(curve.argmax())
@@ -121,10 +122,9 @@ def eval_cam(
     kind = "seed mIoU" if refine == "none" else "refined mIoU"
     title = (
         f"{kind} {100 * best:.2f} of {f'{name}{_after(refine)}' if maps is None else maps} on {source.title} "
-        f"({len(data)} images, {given}, "
-        f"masks' resolution), background threshold {report.level(threshold)} ({rule}); "
+        f"({len(data)} images, {given}, masks' resolution), background threshold {report.level(threshold)} ({rule}); "
         f"over the classes FP {report.percent(float(fp[1:].nanmean()))}, "
-        f"FN {report.percent(float(fn[1:].nanmean()))}"
+        f"FN {report.percent(float(fn[1:].nanmean()))}; mIoU at {report.rules(found)}"
     )
     names = ["background", *data.class_names]
     screen.show(title, {"IoU": iou.tolist(), "FP": fp.tolist(), "FN": fn.tolist()}, names)
@@ -142,6 +142,8 @@ def eval_cam(
         threshold_rule=rule,
         threshold=round(threshold, 6),
         miou=records.share(best),
+        miou_by_rule={rule: records.share(miou) for rule, miou in found.columns().items()},
+        fixed_threshold=fixed,
         curve={report.level(t): records.share(miou) for t, miou in zip(levels, curve.tolist(), strict=True)},
         **screen.class_fields(names, iou=iou, fp=fp, fn=fn),
         worst=[{"name": photo, "miou": records.share(score)} for _, photo, score in low],

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from crt._files import whole_file
+from crt.evaluate.seeds import SeedReport
 from crt.viz import contact_sheet, under_title
 
-__all__ = ["WORST", "level", "percent", "worst", "write_plot", "write_sheet"]
+__all__ = ["WORST", "level", "percent", "rules", "worst", "write_plot", "write_sheet"]
 
 WORST = 20
 
@@ -19,6 +20,13 @@ def percent(value: float, digits: int = 1) -> str:
 def level(threshold: float) -> str:
     """A threshold in words: three digits, or six where they differ."""
     return f"{threshold:.3f}" if abs(threshold - round(threshold, 3)) < 1e-6 else f"{threshold:.6f}"
+
+
+def rules(found: SeedReport) -> str:
+    """The mIoU of each rule of the threshold, named: these numbers do not compare with each other."""
+    at = "" if found.fixed is None else f" ({level(found.fixed.best()[0])})"
+    columns = found.columns().items()
+    return ", ".join(f"{name}{at if name == 'fixed threshold' else ''} {percent(miou, 2)}" for name, miou in columns)
 
 
 def worst(names: Sequence[str], scores: Any) -> list[tuple[int, str, float]]:
