@@ -59,10 +59,10 @@ def test_the_cache_holds_what_the_network_sees(cache, folder):  # noqa: F811
     assert len(cache) == 24 and cache.targets.sum(dim=1).tolist() == [len(s.labels) for s in cache.dataset]
     model = cache.model
     for index in (0, 9, 10, 23):
-        pixels = resize(open_image(cache.dataset[index].image).float() / 255, (80, 112))
+        pixels = resize(open_image(cache.dataset[index].image).float() / 255, (80, 96))
         mean, std = (torch.tensor(model.config[name]).view(3, 1, 1) for name in ("mean", "std"))
         expected = whole_features(model, ((pixels - mean) / std)[None])
-        assert cache[index].patches.shape == (32, 5, 7) == (32, *cache.grids()[index])
+        assert cache[index].patches.shape == (32, 5, 6) == (32, *cache.grids()[index])
         assert torch.allclose(cache[index].patches, expected.patches, atol=2e-3, rtol=2e-3)
         assert torch.allclose(cache[index].attention, expected.attention, atol=1e-5)
         assert torch.allclose(cache[index].class_token, expected.class_token, atol=2e-3, rtol=2e-3)
@@ -151,7 +151,7 @@ def test_a_head_learns_the_labels(cache):
 
 def test_a_head_learns_masks(cache, masked):  # noqa: F811
     shares = patch_masks(cache, masked)
-    assert torch.allclose(shares(0).sum(dim=0), torch.ones(5, 7), atol=1e-5)
+    assert torch.allclose(shares(0).sum(dim=0), torch.ones(5, 6), atol=1e-5)
     head = train_head(cache, HeadRecipe(epochs=30, lr=0.05, batch_patches=256), targets=shares)
     assert head.weight.shape == (4, 32, 1, 1)
     right = total = 0
@@ -164,14 +164,14 @@ def test_a_head_learns_masks(cache, masked):  # noqa: F811
     hard = train_head(
         cache,
         HeadRecipe(epochs=1, clamp=0.8, label_smoothing=0.1),
-        targets=lambda i: torch.full((5, 7), 255 if i else 2),
+        targets=lambda i: torch.full((5, 6), 255 if i else 2),
     )
     assert hard(cache[0].patches[None])[0].mean(dim=(1, 2)).argmax() == 2
     for target, message in [
-        (torch.full((5, 7), 255), "no patch has a target"),
-        (torch.zeros(5, 6), "must be .5, 7. integers below 4"),
-        (torch.full((5, 7), 4), "integers below 4"),
-        (torch.zeros(3, 5, 7), "expected .4, 5, 7."),
+        (torch.full((5, 6), 255), "no patch has a target"),
+        (torch.zeros(5, 7), "must be .5, 6. integers below 4"),
+        (torch.full((5, 6), 4), "integers below 4"),
+        (torch.zeros(3, 5, 6), "expected .4, 5, 6."),
     ]:
         with pytest.raises(ValueError, match=message):
             train_head(cache, HeadRecipe(epochs=1), targets=lambda _, target=target: target)
@@ -212,7 +212,7 @@ def test_pseudo_targets_teach_a_head_with_background(cache):
     targets = pseudo_targets(cache, head, fit_objectness(cache))
     for index in range(24):
         found, labels = targets(index), cache.targets[index].nonzero()[:, 0]
-        assert found.shape == (5, 7) and set(found.unique().tolist()) <= {0, 255, *(labels + 1).tolist()}
+        assert found.shape == (5, 6) and set(found.unique().tolist()) <= {0, 255, *(labels + 1).tolist()}
     assert (targets(5) == 0).all()
     plain = pseudo_targets(cache, head, background=0.0, foreground=0.0, power=100.0)(0)
     maps = head(cache[0].patches[None])[0].clamp_min(0) * cache.targets[0][:, None, None]

@@ -2,10 +2,11 @@
 
 from crt.train.cam import build_branches, train_cam
 from crt.train.features import FeatureCache, Features
+from crt.train.frozen import train_frozen
 from crt.train.head import HeadRecipe, install_head, patch_masks, train_head
 from crt.train.loop import RunOptions
 from crt.train.pseudo_targets import fit_objectness, pseudo_targets, spread
-from crt.train.recipe import RECIPES, CAMRecipe, Recipe, RefineRecipe, SegmentRecipe, make_recipe
+from crt.train.recipe import RECIPES, CAMRecipe, FrozenRecipe, Recipe, RefineRecipe, SegmentRecipe, make_recipe
 from crt.train.refine import build_boundary_net, train_refine
 from crt.train.segment import build_segmenter, train_segment
 
@@ -14,6 +15,7 @@ __all__ = [
     "CAMRecipe",
     "FeatureCache",
     "Features",
+    "FrozenRecipe",
     "HeadRecipe",
     "Recipe",
     "RefineRecipe",
@@ -29,6 +31,7 @@ __all__ = [
     "pseudo_targets",
     "spread",
     "train_cam",
+    "train_frozen",
     "train_head",
     "train_refine",
     "train_segment",

@@ -20,7 +20,6 @@ from torch import Tensor
 from crt._files import lock_folder, remove_leftovers, require_regular, tensors_digest, write_tensors
 from crt._messages import printable
 from crt.cam.attention import evaluating
-from crt.cam.functional import snapped_size
 from crt.data import ImageDataset
 from crt.images import normalize, open_image, resize
 from crt.models import CRT
@@ -54,7 +53,7 @@ class FeatureCache:
         model: gives the backbone; only its weights, ``num_passes``, patch and normalization matter, not its head.
         dataset: the images, in this order.
         out: folder of the shards; made if need be.
-        scale: factor at which an image is seen, rounded up to whole patches.
+        scale: factor at which an image is seen, rounded to whole patches.
         max_side: an image with a longer side (pixels) is reduced to it first; None does not reduce.
         flip: see the mirrored image (the features are mirrored back).
         shard: images in one file.
@@ -119,6 +118,20 @@ class FeatureCache:
         """(N, D) float32, the mean patch of each image."""
         return self._tensors("means")
 
+    def class_tokens(self) -> Tensor:
+        """(N, D) float16, the class token of each image."""
+        return self._tensors("class_tokens")
+
+    def attentions(self) -> Tensor:
+        """(T,) float32, the class token's attention to all patches of all images in order."""
+        return self._tensors("attention")
+
+    def fingerprint(self) -> str:
+        """Of the weights, the settings, the images and their labels."""
+        parts = [_fingerprint_of(self._path(number)) for number in self._numbers()]
+        labels = [sample.labels for sample in self.dataset]
+        return hashlib.sha256(json.dumps([parts, labels, self.dataset.class_names]).encode()).hexdigest()
+
     def _tensors(self, name: str) -> Tensor:
         """A tensor of all shards, one below the other."""
         parts = []
@@ -132,6 +145,11 @@ class FeatureCache:
         for number in self._numbers():
             with _open(self._path(number)) as file:
                 yield self._indices(number), file.get_tensor("grids"), file.get_tensor("patches")
+
+    def shard_patches(self, number: int) -> Tensor:
+        """The patches (T, D) float16 of one file."""
+        with _open(self._path(number)) as file:
+            return file.get_tensor("patches")
 
     def _numbers(self) -> range:
         return range(-(-len(self) // self.shard))
@@ -196,12 +214,22 @@ class FeatureCache:
         """The features of one image, on the CPU."""
         model = self.model
         image = open_image(self.dataset[index].image, max_side=self.max_side).to(model.device)
-        size = snapped_size(image.shape[-2], image.shape[-1], self.scale, model.patch)
+        size = nearest_size(image.shape[-2], image.shape[-1], self.scale, model.patch)
         pixels = resize(image.float() / 255, size, antialias=self.scale < 1)
         pixels = normalize(pixels.clamp(0, 1), model.config["mean"], model.config["std"])
         found = whole_features(model, (pixels.flip(-1) if self.flip else pixels)[None])
         maps = [part.flip(-1) if self.flip else part for part in found[1:]]
         return Features(found.class_token.float().cpu(), *(part.float().cpu() for part in maps))
+
+
+def nearest_size(height: int, width: int, scale: float, patch: int) -> tuple[int, int]:
+    """The whole number of patches, at least one, that is nearest to (height, width) * scale, in pixels.
+
+    >>> nearest_size(375, 500, 1.0, 16)
+    (368, 496)
+    """
+    h, w = (max(1, round(side * scale / patch)) * patch for side in (height, width))
+    return h, w
 
 
 @torch.no_grad()

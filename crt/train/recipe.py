@@ -10,9 +10,9 @@ from crt._messages import did_you_mean
 from crt.cam.functional import Activation
 from crt.train.rules import check_setting
 
-__all__ = ["RECIPES", "CAMRecipe", "Recipe", "RefineRecipe", "SegmentRecipe", "Settings", "make_recipe"]
+__all__ = ["RECIPES", "CAMRecipe", "FrozenRecipe", "Recipe", "RefineRecipe", "SegmentRecipe", "Settings", "make_recipe"]
 
-R = TypeVar("R", bound="Recipe")
+R = TypeVar("R", bound="Settings")
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,58 @@ class SegmentRecipe(Recipe):
     ema: float = 0.999
 
 
+@dataclass(frozen=True)
+class FrozenRecipe(Settings):
+    """Settings of linear layers on the features of a frozen backbone (``crt.train.train_frozen``).
+
+    Attributes:
+        model: architecture of the model (``crt.list_models``).
+        view_scale, truth_scale: factors at which training images, and images with masks, are seen.
+        object_quantile, object_ridge, object_floor: of objectness.
+        steps, batch_size, lr, weight_decay: of the classifier that makes the first maps.
+        map_spread: power of the spreading of the first maps.
+        background_below, object_above: shares of a map's maximum; a patch between the two is ignored.
+        batch_patches, head_steps, head_lr, head_weight_decay: of the head.
+        rounds: of expectation maximization, each with ``round_steps`` of the head.
+        spread: power of the spreading of probabilities.
+        confidence: probability above which a patch has a label in the next round.
+        margins: how each class's margin over the background is chosen: "otsu" without masks, "tuned" by the IoU of
+            patches of images with masks.
+        token_steps, token_lr, token_weight_decay: of the classifier of whole images.
+    """
+
+    model: str = "crt_vit_s16"
+    view_scale: float = 1.0
+    truth_scale: float = 1.0
+    object_quantile: float = 0.9
+    object_ridge: float = 1e-3
+    object_floor: float = 0.05
+    steps: int = 1700
+    batch_size: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    map_spread: float = 4.0
+    background_below: float = 0.38
+    object_above: float = 0.55
+    batch_patches: int = 4096
+    head_steps: int = 2600
+    head_lr: float = 2e-3
+    head_weight_decay: float = 0.01
+    rounds: int = 1
+    round_steps: int = 2000
+    spread: float = 8.0
+    confidence: float = 0.6
+    margins: Literal["otsu", "tuned"] = "otsu"
+    token_steps: int = 400
+    token_lr: float = 3e-3
+    token_weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.background_below > self.object_above:
+            raise ValueError(f"background_below must be at most object_above, {self.object_above}.")
+
+
 _PAPER = CAMRecipe(
     model="crt_vit_s16",
     num_passes=3,
@@ -167,12 +219,13 @@ _PAPER = CAMRecipe(
     area=None,
 )
 
-RECIPES: dict[str, Recipe] = {
+RECIPES: dict[str, Settings] = {
     "t16-voc9k": CAMRecipe(attention_power=0.5),
     "t16-voc9k-masks": CAMRecipe(
         cnn=None, coupling=0.0, attention_power=0.0, activation="sigmoid", pool=0.1, mask=1.0, lr=5e-5
     ),
     "t16-cub50": CAMRecipe(single_label=True, activation="object", epochs=8),
+    "s16-voc9k": FrozenRecipe(view_scale=1.25),
     "frozen": CAMRecipe(
         freeze_backbone=True,
         cnn=None,
@@ -204,7 +257,9 @@ def make_recipe(name: str, changes: Iterable[str] | Mapping[str, Any] = ()) -> A
 def make_recipe(name: str, changes: Iterable[str] | Mapping[str, Any] = (), *, stage: type[R]) -> R: ...
 
 
-def make_recipe(name: str, changes: Iterable[str] | Mapping[str, Any] = (), *, stage: type[Recipe] = Recipe) -> Recipe:
+def make_recipe(
+    name: str, changes: Iterable[str] | Mapping[str, Any] = (), *, stage: type[Settings] = Settings
+) -> Settings:
     """A named recipe with some settings changed.
 
     Args:
