@@ -67,6 +67,7 @@ ALLOWED = {
         "PIL",
     },
     "pseudo": {"", *GROUND, *TENSORS, "cam", "data", "refine", "PIL"},
+    "demo": {*GROUND, *TENSORS, "cam", "models", "refine", "viz", "PIL", "gradio"},
     "cli": {
         "",
         *GROUND,
@@ -84,6 +85,7 @@ ALLOWED = {
         "rich",
         "PIL",
         "matplotlib",
+        "demo",
     },
     "": {"cam", "models", "refine"},
 }
