@@ -35,15 +35,15 @@ def test_cam_writes_overlay_mask_and_maps(model, tmp_path):
     done = run("cam", PHOTO, "--labels", "cat, dog", "--out", tmp_path / "out", "--model", model, "--scales", "0.5")
     assert done.exit_code == 0, done.output
     out = tmp_path / "out"
-    assert names(out) == ["chelsea.cam.safetensors", "chelsea.mask.png", "chelsea.overlay.png"]
+    assert names(out) == ["chelsea.cam.safetensors", "chelsea.mask.png", "chelsea.png"]
     with Image.open(PHOTO) as photo:
         width, height = photo.size
     assert set(np.unique(load_mask(out / "chelsea.mask.png"))) <= {0, 8, 12}
     maps = load_file(out / "chelsea.cam.safetensors")
     assert maps["labels"].tolist() == [7, 11]
     assert maps["maps"].shape == (2, height, width)
-    with Image.open(out / "chelsea.overlay.png") as overlay:
-        assert overlay.size == (width, height)
+    with Image.open(out / "chelsea.png") as picture:
+        assert picture.width == 1000
 
 
 def test_given_options_replace_the_presets(model, voc, tmp_path):
@@ -106,7 +106,7 @@ def test_a_broken_photo_does_not_stop_the_others(model, tmp_path):
     assert done.exit_code == 2
     assert done.output.count("error:") == 3
     assert all(photo.name in done.output for photo in photos)
-    assert names(tmp_path / "out") == ["chelsea.cam.safetensors", "chelsea.mask.png", "chelsea.overlay.png"]
+    assert names(tmp_path / "out") == ["chelsea.cam.safetensors", "chelsea.mask.png", "chelsea.png"]
 
 
 def test_strange_names_stay_in_the_folder(model, tmp_path):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from crt import __version__
-from crt.cli import cam, evaluate, models, pseudo, train
+from crt.cli import cam, demo, evaluate, models, pseudo, train
 from crt.cli.screen import SafeGroup, say, start_logging
 
 __all__ = ["app"]
@@ -25,6 +25,7 @@ app.command()(pseudo.pseudo)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(train.app, name="train")
 app.command()(models.models)
+app.command()(demo.demo)
 
 
 def _version(asked: bool) -> None:

@@ -1,4 +1,4 @@
-"""``crt cam``: images to maps, masks and overlays."""
+"""``crt cam``: images to maps, masks and pictures."""
 
 import os
 import re
@@ -28,7 +28,7 @@ from crt.cli.common import (
 if TYPE_CHECKING:
     from crt.cam import CAMResult
 
-ENDINGS = (".overlay.png", ".mask.png", ".cam.safetensors")
+ENDINGS = (".png", ".mask.png", ".cam.safetensors")
 
 
 def cam(
@@ -52,7 +52,8 @@ def cam(
 ) -> None:
     """Show where in an image its classes are: maps and masks.
 
-    Writes NAME.overlay.png, NAME.mask.png (VOC palette) and NAME.cam.safetensors (the maps) for each image.
+    Writes NAME.png (image, heat maps and mask side by side), NAME.mask.png (VOC palette) and NAME.cam.safetensors (the
+    maps) for each image.
     """
     from crt.labels import to_multi_hot
 
@@ -142,6 +143,6 @@ def _write(result: "CAMResult", target: Path, threshold: float | None) -> None:
     with whole_file(target.with_name(target.name + ".mask.png")) as temporary:
         mask = result.mask(threshold).cpu()
         save_mask(mask, temporary, wide=mask.dtype != torch.uint8)
-    with whole_file(target.with_name(target.name + ".overlay.png")) as temporary:
-        result.overlay().save(temporary, format="PNG")
+    with whole_file(target.with_name(target.name + ".png")) as temporary:
+        result.panel(threshold).save(temporary, format="PNG")
     result.save(target.with_name(target.name + ".cam.safetensors"))

@@ -15,9 +15,10 @@ __all__ = ["build_page", "launch"]
 
 P, R = ParamSpec("P"), TypeVar("R")
 MAX_FILE_SIZE = "20mb"
+BUTTONS = ["download", "fullscreen"]
 KEEP = 3600  # seconds until an upload is removed
 INTRO = """# crt: from labels to masks
-Drop a photo, say what it shows (or let the model tell), and see where. Nothing leaves this machine.
+Drop a photo, say what it shows or let the model predict it, and see where it is. Nothing leaves this machine.
 """
 
 
@@ -74,6 +75,7 @@ def launch(
         max_file_size=MAX_FILE_SIZE,
         show_error=True,
         footer_links=[],
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # none from the network
         quiet=True,
     )
     return address
@@ -90,17 +92,18 @@ def _settings(names: list[str], chosen: str) -> tuple[gr.Dropdown, gr.Dropdown, 
         info="Leave it empty to have them predicted.",
         elem_id="classes",
     )
-    preset = gr.Radio(list(PRESETS), value="fast", label="Way of seeing")
+    preset = gr.Radio(list(PRESETS), value="whole" if network.whole else "fast", label="Way of seeing")
     refiner = gr.Dropdown(["none", *list_refiners()], value="pamr", label="Refiner")
     threshold = gr.Slider(
         0, 1, value=network.seed_threshold, step=0.01, label="Background threshold", elem_id="threshold"
     )
 
-    def change(name: str) -> tuple[Any, Any]:
+    def change(name: str) -> tuple[Any, float, str]:
         found = work.load(name)
-        return gr.update(choices=list(found.class_names or ()), value=[]), found.seed_threshold
+        names = gr.update(choices=list(found.class_names or ()), value=[])
+        return names, found.seed_threshold, "whole" if found.whole else "fast"
 
-    model.change(_told(change), model, [classes, threshold])
+    model.change(_told(change), model, [classes, threshold, preset])
     return model, classes, preset, refiner, threshold
 
 
@@ -112,8 +115,8 @@ def _photo_tab(
     with gr.Row():
         predict = gr.Button("Predict classes")
         run = gr.Button("Find them", variant="primary", elem_id="run")
-    mask = gr.Image(label="Mask", interactive=False, elem_id="mask", format="png")
-    maps = gr.Gallery(label="Maps", columns=3, object_fit="contain", format="png")
+    mask = gr.Image(label="Mask", interactive=False, elem_id="mask", format="png", buttons=BUTTONS)
+    maps = gr.Gallery(label="Maps", columns=3, height=300, object_fit="contain", format="png", buttons=BUTTONS)
     boxes = gr.Dataframe(headers=["class", "x0", "y0", "x1", "y1", "% of photo"], label="Boxes", interactive=False)
     download = gr.DownloadButton("Download mask, picture and boxes", visible=False)
 
@@ -148,7 +151,7 @@ def _batch_tab(
     files = gr.File(label="Photos", file_count="multiple", file_types=["image"], elem_id="photos")
     run = gr.Button("Find classes in all", variant="primary")
     report = gr.Markdown()
-    pictures = gr.Gallery(label="Masks", columns=3, object_fit="contain", format="png")
+    pictures = gr.Gallery(label="Masks", columns=3, object_fit="contain", format="png", buttons=BUTTONS)
     download = gr.DownloadButton("Download all as zip", visible=False)
 
     def compute(
