@@ -18,16 +18,14 @@ from crt.train import (
     CAMRecipe,
     FeatureCache,
     HeadRecipe,
-    fit_objectness,
     install_head,
     make_recipe,
     patch_masks,
-    pseudo_targets,
-    spread,
     train_cam,
     train_head,
 )
 from crt.train.features import whole_features
+from crt.train.objectness import fit_objectness
 
 from .test_train import folder, photos_of, tiny_model  # noqa: F401 (fixtures)
 from .test_train_masks import masked  # noqa: F401
@@ -187,40 +185,10 @@ def test_objectness_is_the_regression_of_the_attention(cache):
         y = features.attention.flatten()
         y = y.clamp_max(y.quantile(0.9))
         wanted.append((y - y.min()) / (y.max() - y.min()))
-        found.append(objectness(features.patches[None]).flatten())
+        found.append(objectness(features.patches.flatten(1).T)[:, 0])
     wanted, found = torch.cat(wanted), torch.cat(found)
     alone = wanted.var()
     assert (wanted - found).square().mean() < 0.9 * alone
-    with pytest.raises(ValueError, match="quantile must be above 0"):
-        fit_objectness(cache, quantile=0.0)
-
-
-def test_spreading_is_the_obvious_sum():
-    patches, maps = torch.randn(5, 2, 3), torch.rand(2, 2, 3)
-    flat = patches.flatten(1).T
-    expected = torch.zeros(2, 6)
-    for i in range(6):
-        weights = torch.stack([torch.cosine_similarity(flat[i], flat[j], dim=0).clamp_min(0) ** 4 for j in range(6)])
-        expected[:, i] = (maps.flatten(1) * weights).sum(dim=1) / weights.sum()
-    assert torch.allclose(spread(patches, maps).flatten(1), expected, atol=1e-5)
-    assert torch.allclose(spread(patches, torch.ones(1, 2, 3)), torch.ones(1, 2, 3), atol=1e-5)
-
-
-def test_pseudo_targets_teach_a_head_with_background(cache):
-    head = train_head(cache, HeadRecipe(epochs=100, lr=0.02))
-    cache.targets[5] = 0  # a negative
-    targets = pseudo_targets(cache, head, fit_objectness(cache))
-    for index in range(24):
-        found, labels = targets(index), cache.targets[index].nonzero()[:, 0]
-        assert found.shape == (5, 6) and set(found.unique().tolist()) <= {0, 255, *(labels + 1).tolist()}
-    assert (targets(5) == 0).all()
-    plain = pseudo_targets(cache, head, background=0.0, foreground=0.0, power=100.0)(0)
-    maps = head(cache[0].patches[None])[0].clamp_min(0) * cache.targets[0][:, None, None]
-    maps = maps / (maps.amax(dim=(1, 2), keepdim=True) + 1e-5)
-    assert torch.equal(plain[maps.amax(0) > 0.1], (maps.argmax(0) + 1)[maps.amax(0) > 0.1])
-    assert train_head(cache, HeadRecipe(epochs=2), targets=targets).weight.shape == (4, 32, 1, 1)
-    with pytest.raises(ValueError, match="0 <= background <= foreground"):
-        pseudo_targets(cache, head, background=0.6)
 
 
 def test_a_head_becomes_that_of_the_model(cache):

@@ -5,7 +5,6 @@ from crt.train.features import FeatureCache, Features
 from crt.train.frozen import train_frozen
 from crt.train.head import HeadRecipe, install_head, patch_masks, train_head
 from crt.train.loop import RunOptions
-from crt.train.pseudo_targets import fit_objectness, pseudo_targets, spread
 from crt.train.recipe import RECIPES, CAMRecipe, FrozenRecipe, Recipe, RefineRecipe, SegmentRecipe, make_recipe
 from crt.train.refine import build_boundary_net, train_refine
 from crt.train.segment import build_segmenter, train_segment
@@ -24,12 +23,9 @@ __all__ = [
     "build_boundary_net",
     "build_branches",
     "build_segmenter",
-    "fit_objectness",
     "install_head",
     "make_recipe",
     "patch_masks",
-    "pseudo_targets",
-    "spread",
     "train_cam",
     "train_frozen",
     "train_head",

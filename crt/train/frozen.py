@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def _install(model: CRT, spread: float, head: nn.Conv2d, classifier: Linear) -> 
     """Makes head and classifier those of a model, and sets how it computes maps."""
     model.attention_power, model.activation, model.pool = 0.0, "softmax", 0.1
     model.spread, model.whole, model.classifier_kind = spread, True, "tokens"
+    model.seed_threshold = 0.5  # a class is likelier than the background
     model.reset_classifier(model.num_classes, model.class_names)
     install_head(model, head)
     layer: Any = model.classifier
@@ -151,25 +153,24 @@ class _Steps:
         labels, key = self._kept(
             "labels-0",
             [key, key_maps, r.map_spread, r.object_floor, r.background_below, r.object_above],
-            lambda: {"labels": self._first_labels(classifier, objectness)},
+            partial(self._first_labels, classifier, objectness),
         )
         fitted = [r.batch_patches, r.head_lr, r.head_weight_decay]
         for number in range(r.rounds + 1):
             count = r.head_steps if number == 0 else r.round_steps
-            given = labels["labels"]
             head, key = self._layer(
-                f"head-{number}", [key, count, *fitted], lambda given=given, count=count: self._head(given, count)
+                f"head-{number}", [key, count, *fitted], partial(self._head, labels["labels"], count)
             )
             margins, key = self._kept(
                 f"margins-{number}",
                 [key, r.margins, r.spread, None if self.truth is None else self.truth.fingerprint()],
-                lambda head=head: {"margins": self._margins(head)},
+                partial(self._margins, head),
             )
             if number < r.rounds:
                 labels, key = self._kept(
                     f"labels-{number + 1}",
                     [key, r.spread, r.confidence],
-                    lambda head=head, margins=margins: {"labels": self._next_labels(head, margins["margins"])},
+                    partial(self._next_labels, head, margins["margins"]),
                 )
         return head, margins["margins"]
 
@@ -195,9 +196,9 @@ class _Steps:
         weight = layer.weight / deviation
         return Linear(weight, layer.bias - weight @ center)
 
-    def _first_labels(self, classifier: Linear, objectness: Linear) -> Tensor:
+    def _first_labels(self, classifier: Linear, objectness: Linear) -> dict[str, Tensor]:
         r = self.recipe
-        return label_by_maps(
+        labels = label_by_maps(
             self.cache,
             classifier,
             objectness,
@@ -207,10 +208,12 @@ class _Steps:
             above=r.object_above,
             watch=self._watch(len(self.cache), "first labels"),
         )
+        return {"labels": labels}
 
-    def _next_labels(self, head: Linear, margins: Tensor) -> Tensor:
+    def _next_labels(self, head: Linear, margins: Tensor) -> dict[str, Tensor]:
         r, watch = self.recipe, self._watch(len(self.cache), "next labels")
-        return label_by_head(self.cache, head, margins, power=r.spread, confidence=r.confidence, watch=watch)
+        labels = label_by_head(self.cache, head, margins, power=r.spread, confidence=r.confidence, watch=watch)
+        return {"labels": labels}
 
     def _head(self, labels: Tensor, steps: int) -> Linear:
         r = self.recipe
@@ -225,12 +228,14 @@ class _Steps:
             watch=self._watch(steps, "head"),
         )
 
-    def _margins(self, head: Linear) -> Tensor:
+    def _margins(self, head: Linear) -> dict[str, Tensor]:
         if self.truth is None:
             watch, every = self._watch(len(self.cache), "margins"), max(1, len(self.cache) // ENOUGH)
-            return otsu_margins(margin_counts(self.cache, head, self.recipe.spread, every=every, watch=watch))
+            counts = margin_counts(self.cache, head, self.recipe.spread, every=every, watch=watch)
+            return {"margins": otsu_margins(counts)}
         shares, watch = patch_masks(self.truth, self.truth.dataset), self._watch(len(self.truth), "margins")
-        return best_margins(margin_counts(self.truth, head, self.recipe.spread, truth=shares, watch=watch))
+        counts = margin_counts(self.truth, head, self.recipe.spread, truth=shares, watch=watch)
+        return {"margins": best_margins(counts)}
 
     def _watch(self, total: int, what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
         return lambda items: self.progress(items, 0, total, lambda: what)
