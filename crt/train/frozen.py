@@ -103,6 +103,7 @@ def train_frozen(
 def _install(model: CRT, spread: float, head: nn.Conv2d, classifier: Linear) -> None:
     """Makes head and classifier those of a model, and sets how it computes maps."""
     model.attention_power, model.activation, model.pool = 0.0, "softmax", 0.1
+    model.seed_threshold = 0.5  # a class is likelier than the background
     model.spread, model.whole, model.classifier_kind = spread, True, "tokens"
     model.seed_threshold = 0.5  # a class is likelier than the background
     model.reset_classifier(model.num_classes, model.class_names)
