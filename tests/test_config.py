@@ -119,7 +119,7 @@ def test_every_setting_refuses_what_it_cannot_be(what):
             except ValueError as error:
                 messages.append(str(error))
         assert all(len(text) < 500 and key in text and "\x1b" not in text for text in messages)
-        kinds = {"text": str, "number": float, "integer": int, "names": list, "architecture": dict}
+        kinds = {"text": str, "number": float, "integer": int, "names": list, "architecture": dict, "bool": bool}
         kind = kinds.get(setting.kind, list)
         assert all((value is None and setting.optional) or type(value) is kind for value in taken), (key, taken)
     with pytest.raises(ValueError, match=r"no setting numclasses.*Did you mean 'num_classes'|no setting numclasses"):

@@ -208,3 +208,22 @@ def test_models_that_prefer_the_whole_photo_see_it_so(model):
     assert not torch.equal(tiles, whole)
     model.whole = False
     assert torch.equal(model.cam(image, ["ant"]), tiles)
+
+
+def test_positions_may_be_stored_for_another_size_than_the_tile(tmp_path):
+    """Tiles and whole photos interpolate the same stored positions, so a photo of one tile is seen alike both ways."""
+    torch.manual_seed(2)
+    small = {"embed_dim": 24, "depth": 2, "num_heads": 2}
+    model = crt.CRT(
+        "vit_tiny_patch16_224", num_classes=3, num_passes=0, tile=64, stride=32, image_size=112, backbone_args=small
+    ).eval()
+    assert model.backbone.pos_embed.shape[1] == 1 + 7 * 7
+    image = photo(64, 64)
+    whole, tile = (model.cam(image, [[0, 2]], tile=way) for way in ("whole", "own"))
+    assert torch.allclose(whole, tile, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    again = crt.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert again.config == model.config and again.image_size == 112 and again.tile == 64
+    assert torch.equal(again.cam(image, [[0]]), model.cam(image, [[0]]))
+    with pytest.raises(ValueError, match="image_size"):
+        crt.CRT("vit_tiny_patch16_224", tile=64, stride=32, image_size=100, backbone_args=small)

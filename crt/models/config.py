@@ -73,6 +73,7 @@ SETTINGS: Mapping[str, Mapping[str, Setting]] = {
         "num_passes": Setting("integer", 0, 64),
         "tile": Setting("integer", 1, 4096),
         "stride": Setting("integer", 1, 4096),
+        "image_size": Setting("integer", 1, 4096, optional=True),
         "attention_power": Setting("number", 0, 100),
         "activation": Setting("text", choices=get_args(Activation)),
         "pool": Setting("number", 0, 1, above=True),

@@ -22,7 +22,7 @@ from crt.cam.tiling import cut, pad_to
 from crt.cam.views import Tiling, view_of
 from crt.images import to_tensors
 from crt.models.backbones import fit_plain_vit, fit_position_embedding, plain_vit, vit_outline
-from crt.models.config import check_classes, check_config
+from crt.models.config import SETTINGS, check_classes, check_config
 from crt.models.hub import load_weights
 from crt.models.hub_mixin import HubMixin
 from crt.models.reference import read_reference
@@ -42,6 +42,8 @@ class CRT(nn.Module, CAMMixin, HubMixin):
             transformer, x <- blocks(x) once.
         tile: side of a tile in pixels, a multiple of the patch.
         stride: distance between tiles in pixels, a multiple of the patch, at most ``tile``.
+        image_size: side in pixels of the square image whose position embedding is stored; other sizes interpolate it.
+            None takes ``tile``.
         attention_power: exponent of the class attention by which class maps are multiplied (the paper: 1); 0 leaves
             attention out.
         activation: "relu" cuts the product at zero (the paper); "sigmoid" takes it for a logit: for class maps trained
@@ -75,6 +77,7 @@ class CRT(nn.Module, CAMMixin, HubMixin):
         num_passes: int = 3,
         tile: int = 224,
         stride: int = 112,
+        image_size: int | None = None,
         attention_power: float = 1.0,
         activation: Activation = "relu",
         pool: float = 1.0,
@@ -86,26 +89,24 @@ class CRT(nn.Module, CAMMixin, HubMixin):
         seed_threshold: float = 0.15,
         backbone_args: Mapping[str, Any] | None = None,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name in SETTINGS["CRT"]}
         super().__init__()
-        given = {"backbone": backbone, "num_classes": num_classes, "class_names": class_names, "num_passes": num_passes}
-        given |= {"tile": tile, "stride": stride, "attention_power": attention_power, "activation": activation}
-        given |= {"pool": pool, "spread": spread, "classifier": classifier, "whole": whole}
-        given |= {"mean": mean, "std": std, "seed_threshold": seed_threshold}
-        checked = check_config({**given, "backbone_args": backbone_args}, "CRT")
+        checked = check_config(given, "CRT")
         self.num_passes, self.tile, self.stride = checked["num_passes"], checked["tile"], checked["stride"]
         self.attention_power, self.activation, self.pool = (
-            checked[k] for k in ("attention_power", "activation", "pool")
+            checked[n] for n in ("attention_power", "activation", "pool")
         )
-        self.spread, self.classifier_kind, self.whole = (checked[k] for k in ("spread", "classifier", "whole"))
+        self.spread, self.classifier_kind, self.whole = (checked[n] for n in ("spread", "classifier", "whole"))
         self.seed_threshold = checked["seed_threshold"]
         self.backbone_name, self.backbone_args = checked["backbone"], checked["backbone_args"] or {}
-        self.backbone = plain_vit(self.backbone_name, self.tile, self.backbone_args)
+        self.image_size: int = checked["image_size"] or self.tile
+        self.backbone = plain_vit(self.backbone_name, self.image_size, self.backbone_args)
         self.patch: int = self.backbone.patch_embed.patch_size[0]
         self.prefix: int = self.backbone.num_prefix_tokens
-        if self.tile % self.patch or self.stride % self.patch or self.stride > self.tile:
+        if any(side % self.patch for side in (self.tile, self.stride, self.image_size)) or self.stride > self.tile:
             raise ValueError(
-                f"tile and stride must be multiples of the patch, {self.patch}, and the stride at most the tile; "
-                f"got tile {self.tile} and stride {self.stride}."
+                f"tile, stride and image_size must be multiples of the patch, {self.patch}, and the stride at most the "
+                f"tile; got {self.tile}, {self.stride} and {self.image_size}."
             )
         self._mean: list[float] = checked["mean"] or list(self.backbone.default_cfg["mean"])
         self._std: list[float] = checked["std"] or list(self.backbone.default_cfg["std"])
@@ -124,23 +125,22 @@ class CRT(nn.Module, CAMMixin, HubMixin):
     @classmethod
     def backbone_size(cls, settings: Mapping[str, Any]) -> int:
         """Parameters of the ViT that the constructor would build, found without building it."""
-        return vit_outline(settings["backbone"], settings["tile"], settings["backbone_args"] or {}).parameters
+        side = settings.get("image_size") or settings["tile"]
+        return vit_outline(settings["backbone"], side, settings["backbone_args"] or {}).parameters
 
     @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments as they are now: the contents of config.json."""
-        names = ("num_classes", "class_names", "num_passes", "tile", "stride", "attention_power", "activation", "pool")
-        return {
+        changed = {
             "backbone": self.backbone_name,
-            **{name: getattr(self, name) for name in names},
-            "spread": self.spread,
             "classifier": self.classifier_kind,
-            "whole": self.whole,
             "mean": self._mean,
             "std": self._std,
-            "seed_threshold": self.seed_threshold,
-            "backbone_args": self.backbone_args,
         }
+        settings = {name: changed.get(name, getattr(self, name)) for name in SETTINGS["CRT"]}
+        if self.image_size == self.tile:
+            del settings["image_size"]
+        return settings
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
@@ -278,14 +278,17 @@ class CRT(nn.Module, CAMMixin, HubMixin):
         Raises:
             ValueError: tensors are missing, left over or of another shape; ``name`` is what the message calls them.
         """
-        load_weights(self.backbone, fit_plain_vit(state, self.backbone, self.tile // self.patch), name)
+        load_weights(self.backbone, fit_plain_vit(state, self.backbone, self.image_size // self.patch), name)
 
     def fit_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Resamples the position embedding of a checkpoint that was made for another tile."""
+        """Resamples the position embedding of a checkpoint that was made for another image size."""
         key = "backbone.pos_embed"
         if key not in state:
             return state
-        return {**state, key: fit_position_embedding(state[key], self.backbone.pos_embed, self.tile // self.patch)}
+        return {
+            **state,
+            key: fit_position_embedding(state[key], self.backbone.pos_embed, self.image_size // self.patch),
+        }
 
     @classmethod
     def from_reference(
