@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-import crt.refine.affinity
+import crt.cam.spread
 from crt.cam import cut
 from crt.models import CRT, BoundaryNet
 from crt.refine import FeatureAffinity, RandomWalk, Refiners, create_refiner, spread
@@ -30,7 +30,7 @@ def slow(maps, features, power, rounds):
 @pytest.mark.parametrize(("power", "rounds"), [(4, 1), (1, 2), (0.5, 3)])
 @pytest.mark.parametrize("cells", [1, 40, 2**24])
 def test_spreading_equals_the_oracle(monkeypatch, power, rounds, cells):
-    monkeypatch.setattr(crt.refine.affinity, "CELLS", cells)
+    monkeypatch.setattr(crt.cam.spread, "CELLS", cells)
     maps, features = torch.rand(3, 15), torch.randn(15, 6)
     wanted = slow(maps, features, power, rounds).float()
     torch.testing.assert_close(spread(maps, features, power=power, rounds=rounds), wanted, rtol=1e-5, atol=1e-6)

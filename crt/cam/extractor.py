@@ -7,8 +7,9 @@ scales and the sum).  The model is asked for one thing only: ``tile_maps``.
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Literal, TypeVar
 
 from torch import Tensor
@@ -111,7 +112,8 @@ class CAMExtractor:
                     raise placed(error, f"photo {number} of the stream") from error
                 yield photo, None if targets is None else targets[0]
 
-        return self._results(_ahead(understood()), size)
+        with closing(_ahead(understood())) as ahead:  # whatever happens, the thread has ended afterwards
+            yield from self._results(ahead, size)
 
     def _results(self, pairs: Iterable[_Pair], size: tuple[int, int] | None) -> Iterator[CAMResult]:
         """Each photo's result as soon as its last tile is computed."""
@@ -170,7 +172,7 @@ def _predict(logits: Tensor) -> Tensor:
     return over if over.any() else over.scatter(0, logits.argmax(dim=0, keepdim=True), True)
 
 
-def _ahead(items: Iterable[T], count: int = 2) -> Iterator[T]:
+def _ahead(items: Iterable[T], count: int = 2) -> Generator[T, None, None]:
     """The items in order; ``count`` of them are asked for in a thread while those before are worked on."""
     iterator = iter(items)
     with ThreadPoolExecutor(1) as reader:
