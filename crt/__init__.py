@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crt.cam import CAMExtractor, CAMResult
     from crt.models import CRT, create_model, get_pretrained_cfg, is_model, list_models
+    from crt.pipeline import fit
     from crt.refine import create_refiner, list_refiners
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __all__ = [
     "CAMResult",
     "create_model",
     "create_refiner",
+    "fit",
     "get_pretrained_cfg",
     "is_model",
     "list_models",
@@ -31,12 +33,13 @@ _HOME = {
     "CAMExtractor": "crt.cam",
     "CAMResult": "crt.cam",
     "create_refiner": "crt.refine",
+    "fit": "crt.pipeline",
     "list_refiners": "crt.refine",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("cam", "data", "losses", "metrics", "models", "pseudo", "refine", "viz"):
+    if name in ("cam", "data", "losses", "metrics", "models", "pipeline", "pseudo", "refine", "viz"):
         return import_module(f"crt.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'crt' has no attribute {name!r}")

@@ -68,8 +68,24 @@ ALLOWED = {
     },
     "pseudo": {"", *GROUND, *TENSORS, "cam", "data", "refine", "PIL"},
     "demo": {*GROUND, *TENSORS, "cam", "models", "refine", "viz", "PIL", "gradio"},
+    # All stages in a row stand above the rooms of each.
+    "pipeline": {
+        "",
+        *GROUND,
+        *TENSORS,
+        "cam",
+        "data",
+        "evaluate",
+        "models",
+        "pseudo",
+        "refine",
+        "train",
+        "viz",
+        "PIL",
+    },
     "cli": {
         "",
+        "pipeline",
         *GROUND,
         *TENSORS,
         "cam",
@@ -87,7 +103,7 @@ ALLOWED = {
         "matplotlib",
         "demo",
     },
-    "": {"cam", "models", "refine"},
+    "": {"cam", "models", "pipeline", "refine"},
 }
 
 

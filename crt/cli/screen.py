@@ -26,6 +26,7 @@ out, err = Console(), Console(stderr=True)
 
 # What a user can do about an interrupted verb; any other starts again.
 _RESUME = {
+    "fit": "run the same command again to resume",
     "pseudo": "the masks written so far are complete; run the same command again to make the others",
     "train": "run the same command again to resume from the last checkpoint",
 }
