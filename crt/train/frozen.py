@@ -33,7 +33,7 @@ from crt.models import CRT
 from crt.train.features import FeatureCache
 from crt.train.head import install_head, patch_masks
 from crt.train.loop import Progress
-from crt.train.margins import best_margins, margin_counts, otsu_margins
+from crt.train.margins import best_margins, lowered, margin_counts, otsu_margins
 from crt.train.objectness import Linear, fit_objectness
 from crt.train.patch_labels import fit_labels, fit_patches, label_by_head, label_by_maps
 from crt.train.recipe import FrozenRecipe
@@ -213,7 +213,7 @@ class _Steps:
 
     def _next_labels(self, head: Linear, margins: Tensor) -> dict[str, Tensor]:
         r, watch = self.recipe, self._watch(len(self.cache), "next labels")
-        labels = label_by_head(self.cache, head, margins, power=r.spread, confidence=r.confidence, watch=watch)
+        labels = label_by_head(self.cache, lowered(head, margins), power=r.spread, confidence=r.confidence, watch=watch)
         return {"labels": labels}
 
     def _head(self, labels: Tensor, steps: int) -> Linear:
@@ -230,13 +230,17 @@ class _Steps:
         )
 
     def _margins(self, head: Linear) -> dict[str, Tensor]:
+        power = self.recipe.spread
         if self.truth is None:
             watch, every = self._watch(len(self.cache), "margins"), max(1, len(self.cache) // ENOUGH)
-            counts = margin_counts(self.cache, head, self.recipe.spread, every=every, watch=watch)
-            return {"margins": otsu_margins(counts)}
+            return {"margins": otsu_margins(margin_counts(self.cache, head, power, every=every, watch=watch))}
         shares, watch = patch_masks(self.truth, self.truth.dataset), self._watch(len(self.truth), "margins")
-        counts = margin_counts(self.truth, head, self.recipe.spread, truth=shares, watch=watch)
-        return {"margins": best_margins(counts)}
+        margins = torch.zeros(len(head.bias) - 1)
+        for _ in range(2):  # spreading mixes what the first margins have moved
+            margins = margins + best_margins(
+                margin_counts(self.truth, lowered(head, margins), power, truth=shares, watch=watch)
+            )
+        return {"margins": margins}
 
     def _watch(self, total: int, what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
         return lambda items: self.progress(items, 0, total, lambda: what)

@@ -14,13 +14,13 @@ from crt.cam.spread import spread
 from crt.train.features import FeatureCache
 from crt.train.objectness import Linear, image_patches
 
-__all__ = ["best_margins", "margin_counts", "otsu_margins", "posterior"]
+__all__ = ["best_margins", "lowered", "margin_counts", "otsu_margins", "posterior"]
 
 RANGE = 4.0  # margins lie between -RANGE and RANGE
 BINS = 64
 
 
-def posterior(head: Linear, x: Tensor, labels: list[int], power: float, margins: Tensor | None = None) -> Tensor:
+def posterior(head: Linear, x: Tensor, labels: list[int], power: float) -> Tensor:
     """Probabilities of the background and an image's classes at each patch, spread by the features' own affinity.
 
     Args:
@@ -28,19 +28,18 @@ def posterior(head: Linear, x: Tensor, labels: list[int], power: float, margins:
         x: (N, D) patches.
         labels: indices of the image's classes.
         power: of ``crt.cam.spread``; 0 does not spread.
-        margins: (K,), by which each class's log probability is lowered after spreading.
 
     Returns:
         (1 + k, N), columns that sum to one.
     """
     rows = [0, *[label + 1 for label in labels]]
     shares = Linear(head.weight[rows], head.bias[rows])(x).softmax(dim=1).T
-    if power:
-        shares = spread(shares, x, power=power)
-    if margins is not None:
-        shares = torch.cat([shares[:1], shares[1:] * torch.exp(-margins[labels])[:, None]])
-        shares = shares / shares.sum(dim=0, keepdim=True)
-    return shares
+    return spread(shares, x, power=power) if power else shares
+
+
+def lowered(head: Linear, margins: Tensor) -> Linear:
+    """A head of K + 1 outputs whose classes, not the background, are lowered by their margins (K,)."""
+    return Linear(head.weight, torch.cat([head.bias[:1], head.bias[1:] - margins]))
 
 
 def margin_counts(

@@ -181,7 +181,6 @@ def label_by_maps(
 def label_by_head(
     cache: FeatureCache,
     head: Linear,
-    margins: Tensor,
     *,
     power: float,
     confidence: float,
@@ -191,7 +190,7 @@ def label_by_head(
 
     Args:
         cache: the features.
-        head, margins, power: see ``crt.train.margins.posterior``.
+        head, power: see ``crt.train.margins.posterior``.
         confidence: the probability that a label needs.
         watch: wraps the images, for example in a progress bar.
 
@@ -201,7 +200,7 @@ def label_by_head(
     parts = []
     for index, x in watch(image_patches(cache)):
         classes = cache.targets[index].nonzero()[:, 0]
-        value, place = posterior(head, x, classes.tolist(), power, margins).max(dim=0)
+        value, place = posterior(head, x, classes.tolist(), power).max(dim=0)
         outputs = torch.cat([classes.new_zeros(1), classes + 1])
         parts.append(torch.where(value > confidence, outputs[place], IGNORED).to(torch.int16))
     return torch.cat(parts)

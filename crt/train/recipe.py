@@ -225,7 +225,7 @@ RECIPES: dict[str, Settings] = {
         cnn=None, coupling=0.0, attention_power=0.0, activation="sigmoid", pool=0.1, mask=1.0, lr=5e-5
     ),
     "t16-cub50": CAMRecipe(single_label=True, activation="object", epochs=8),
-    "s16-voc9k": FrozenRecipe(view_scale=1.25),
+    "s16-voc9k": FrozenRecipe(view_scale=1.25, rounds=2),
     "frozen": CAMRecipe(
         freeze_backbone=True,
         cnn=None,
