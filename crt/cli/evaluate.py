@@ -104,7 +104,7 @@ def eval_cam(
     if maps is None:
         network = load_model(name, target)
         fixed = float(network.seed_threshold)
-        known = known or (network.class_names if images is not None else None)
+        known = known or (list(network.class_names or []) or None if images is not None else None)
         extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
         seeds: Any = partial(seeds_of_model, extractor, refiner=load_refiner(refine, network, target))
     else:

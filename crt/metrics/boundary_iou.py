@@ -100,8 +100,9 @@ class BoundaryIoU(Counts):
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Adds an image: (H, W) integers each, as in ``boundary_counts``."""
         preds, target = preds.to(self.device), target.to(self.device)
-        settings = {"ratio": self.ratio, "ignore_index": self.ignore_index}
-        self.counts += boundary_counts(preds, target, self.num_classes, **settings)
+        self.counts += boundary_counts(
+            preds, target, self.num_classes, ratio=self.ratio, ignore_index=self.ignore_index
+        )
 
     def compute(self) -> dict[str, Tensor]:
         """``iou``, (K + 1,), NaN for a class that does not occur; ``miou``, the mean over those that do."""

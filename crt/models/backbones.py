@@ -134,7 +134,8 @@ def outline_of(name: str, arguments: tuple[tuple[str, Any], ...] = ()) -> Outlin
         raise ValueError(
             f"timm's {name!r} cannot be built with {printable(dict(arguments))}: {printable(repr(error))}."
         ) from error
-    grid = model.patch_embed.grid_size[0] if isinstance(getattr(model, "patch_embed", None), PatchEmbed) else 0
+    embed = getattr(model, "patch_embed", None)
+    grid = embed.grid_size[0] if isinstance(embed, PatchEmbed) and embed.grid_size else 0
     return Outline(sum(parameter.numel() for parameter in model.parameters()), _why_not_plain(model), grid)
 
 

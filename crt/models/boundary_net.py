@@ -6,7 +6,8 @@ between its boundaries.
 
 Departures: the backbone is any timm feature extractor (the paper: ResNet-50); each head has one width for all stages;
 the photo is padded by its border pixels to whole cells of the last stage, so that all stages lie on each other exactly,
-also on those of the mirrored photo.
+also on those of the mirrored photo; displacements are not centered by their mean over the training photos, since only
+boundaries are read afterwards.
 """
 
 import math
@@ -51,15 +52,11 @@ class BoundaryNet(nn.Module, HubMixin):
         displacement_width: the same for the other head (the paper: 64 to 256).
         mean, std: normalisation, three values each; None takes that of the backbone's weights.
 
-    Attributes:
-        mean_shift: (2,), subtracted from displacements: their mean over the training photos, zero before training.
-
     Raises:
         ValueError: an argument out of its range, or a backbone without such features.
     """
 
     backbone: Any
-    mean_shift: Tensor
     config_table = "BoundaryNet"
 
     def __init__(
@@ -91,7 +88,6 @@ class BoundaryNet(nn.Module, HubMixin):
         self.boundary_head = _BoundaryHead(channels, boundary_width)
         deep = sum(stride > STRIDE for stride in self.strides)
         self.displacement_head = _DisplacementHead(channels, deep, displacement_width)
-        self.register_buffer("mean_shift", torch.zeros(2))
         self.train()
 
     @classmethod
@@ -117,6 +113,11 @@ class BoundaryNet(nn.Module, HubMixin):
         super().train(mode)
         self.backbone.eval()
         return self
+
+    @classmethod
+    def clean_state(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Without the mean displacement, which files of earlier versions hold and inference never read."""
+        return {name: value for name, value in state.items() if name != "mean_shift"}
 
     def load_backbone(self, state: Mapping[str, Tensor], name: str) -> None:
         """Loads a timm state dict into the backbone, as ``CNNBranch.load_backbone`` does."""
@@ -146,7 +147,7 @@ class BoundaryNet(nn.Module, HubMixin):
         h, w = self._cells(x)
         seen = self._features(self._padded(x))
         boundary = self.boundary_head(*seen).sigmoid()
-        displacement = self.displacement_head(*seen) - self.mean_shift.view(2, 1, 1)
+        displacement = self.displacement_head(*seen)
         return BoundaryMaps(boundary[..., :h, :w], displacement[..., :h, :w])
 
     @staticmethod
@@ -160,7 +161,7 @@ class BoundaryNet(nn.Module, HubMixin):
         """Normalised images, padded to whole cells of all stages."""
         whole = math.lcm(*self.strides)
         x = F.pad(x, (0, -x.shape[-1] % whole, 0, -x.shape[-2] % whole), mode="replicate")
-        return x.to(self.mean_shift.dtype)
+        return x.to(self.boundary_head.last.weight.dtype)
 
     def _features(self, x: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
         """The backbone's features, without gradient, and the size of the grid that the heads bring them to."""

@@ -57,8 +57,7 @@ def train_refine(
 ) -> BoundaryNet:
     """Trains both heads; the network ends up in ``out/model``, for ``create_refiner("local-dir:OUT/model")``.
 
-    An interrupted run resumes as that of ``train_cam`` does.  At the end the mean of the displacements over the
-    training images becomes the network's ``mean_shift``.
+    An interrupted run resumes as that of ``train_cam`` does.
 
     Args:
         model: the network (``build_boundary_net``); its backbone stays as it is.
@@ -90,7 +89,6 @@ def train_refine(
     with run.folder(out) as folder:
         run.train(model, _Maps(model), optimizer, losses_of, folder)
         model.eval()
-        model.mean_shift += _mean_displacement(run, model, recipe)
         if run.accelerator.is_main_process:
             model.save_pretrained(folder / "model")
         run.accelerator.wait_for_everyone()
@@ -106,18 +104,3 @@ class _Maps(nn.Module):
 
     def forward(self, x: Tensor) -> BoundaryMaps:
         return self.model.forward_maps(x)
-
-
-@torch.no_grad()
-def _mean_displacement(run: Run, model: BoundaryNet, recipe: RefineRecipe) -> Tensor:
-    """(2,), the mean over a crop of every photo, as of one more epoch; the same in all processes."""
-    keys = [(recipe.epochs, index) for index in range(len(run.crops))]
-    plan = [keys[k : k + recipe.batch_size] for k in range(0, len(keys), recipe.batch_size)]
-    if len(plan[-1]) < run.accelerator.num_processes:  # a process would have no photo
-        plan.pop()
-    network, total = _Maps(model), model.mean_shift.new_zeros(3)
-    for images, *_ in run.batches(plan, 0, len(plan)):
-        shifts = run.forward(network, images).displacement.float().mean(dim=(-2, -1))
-        total += torch.cat([shifts.sum(dim=0), shifts.new_tensor([len(shifts)])])
-    total = run.accelerator.reduce(total, reduction="sum")
-    return total[:2] / total[2]
