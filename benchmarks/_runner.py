@@ -13,13 +13,15 @@ import typer
 from rich.progress import track
 from torch import Tensor
 
-from crt.data import VOC_CLASSES, ImageDataset, Sample, load_mask
-from crt.evaluate import write_record
+from crt.data import VOC_CLASSES, ImageDataset, Sample
+from crt.evaluate.record import write_record
+from crt.masks import load_mask
 from crt.metrics import SeedCurve
-from crt.models import CRT, DualBranch
+from crt.models import CRT
+from crt.models.dual import DualBranch
 
 if TYPE_CHECKING:
-    from crt.train import CAMRecipe
+    from crt.train.recipe import CAMRecipe
 
 __all__ = [
     "CUB",

@@ -20,12 +20,14 @@ from PIL import Image
 
 from crt.cam import PRESETS, CAMExtractor
 from crt.data import ImageDataset, Sample
-from crt.evaluate import seeds_of_model, write_record
+from crt.evaluate.record import write_record
+from crt.evaluate.seeds import seeds_of_model
 from crt.images import normalize, to_tensor
 from crt.labels import to_multi_hot
 from crt.metrics import MultilabelAP
 from crt.models import CRT
-from crt.train import CAMRecipe, build_branches, make_recipe
+from crt.train import build_branches, make_recipe
+from crt.train.recipe import CAMRecipe
 
 LISTS = ("train", "train_allclass", "val_animals")
 SCALES = (0.44, 0.88)

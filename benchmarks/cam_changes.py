@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from crt.cam import CAMExtractor
-from crt.evaluate import write_record
+from crt.evaluate.record import write_record
 from crt.images import normalize
 
 GROUPS = {  # operators by their first letters

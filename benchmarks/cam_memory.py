@@ -17,7 +17,7 @@ from cam_throughput import LABELS, build, photo_of, plain
 from rich.progress import track
 
 from crt.cam import CAMExtractor
-from crt.evaluate import write_record
+from crt.evaluate.record import write_record
 
 SIZES, PLAIN_SIZES, BATCHES, PHOTOS = (256, 512, 1024, 2048, 4096), (256, 512, 1024), (1, 4, 16, 64), (1, 8, 24)
 MIDDLE, BATCH = 512, 16

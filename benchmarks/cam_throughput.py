@@ -22,7 +22,7 @@ from torch import Tensor
 
 import crt
 from crt.cam import PRESETS, CAMExtractor
-from crt.evaluate import write_record
+from crt.evaluate.record import write_record
 from crt.images import normalize
 
 LABELS = [[7, 11]]

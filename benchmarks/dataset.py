@@ -21,9 +21,10 @@ from rich.progress import track
 
 import crt
 from crt.cam import PRESETS, CAMExtractor, CAMResult
-from crt.data import ImageDataset, load_mask, save_mask
-from crt.evaluate import write_record
+from crt.data import ImageDataset
+from crt.evaluate.record import write_record
 from crt.images import open_image
+from crt.masks import load_mask, save_mask
 
 PART = 20  # photos between two turns
 

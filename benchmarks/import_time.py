@@ -36,7 +36,7 @@ def main(
         return
     from _timing import in_fresh_process, medians
 
-    from crt.evaluate import write_record
+    from crt.evaluate.record import write_record
 
     in_fresh_process(__file__, "--child")  # warm-up: compiled files, the disk's cache
     runs = [in_fresh_process(__file__, "--child") for _ in range(repeats)]

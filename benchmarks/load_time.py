@@ -55,7 +55,7 @@ def main(
         return
     from _timing import device_name, in_fresh_process, medians
 
-    from crt.evaluate import write_record
+    from crt.evaluate.record import write_record
 
     arguments = (__file__, "--child", "--model", model, "--device", device)
     in_fresh_process(*arguments)  # warm-up: compiled files, the disk's cache

@@ -20,8 +20,9 @@ import torch
 from _timing import peak_memory
 from torch import Tensor
 
-from crt.evaluate import write_record
-from crt.refine import displacements, path_affinity, random_walk
+from crt.cam.paths import displacements, path_affinity
+from crt.evaluate.record import write_record
+from crt.refine.random_walk import random_walk
 
 COMPARED, LARGE = [(47, 63), (94, 125)], [(250, 250), (500, 500)]
 MODES = {"exact": None, "1e-6": 1e-6}

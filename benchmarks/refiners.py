@@ -28,10 +28,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import crt
-from crt.cam import PRESETS, CAMExtractor, CAMResult, normalize_cam
-from crt.data import load_mask
-from crt.evaluate import seen_by, write_record
+from crt.cam import PRESETS, CAMExtractor, CAMResult
+from crt.cam.functional import normalize_cam
+from crt.evaluate.record import seen_by, write_record
 from crt.images import resize, to_tensor
+from crt.masks import load_mask
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "chelsea.jpg"
 SEED = "none"

@@ -14,7 +14,8 @@ from _runner import Curves, Lists, at_best, levels
 
 import crt
 from crt.cam import PRESETS, CAMExtractor
-from crt.evaluate import seeds_of_model, seen_by, write_record
+from crt.evaluate.record import seen_by, write_record
+from crt.evaluate.seeds import seeds_of_model
 
 
 def main(

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 import crt
 from crt._files import whole_file
 from crt.cam import PRESETS, CAMExtractor, mask_from_cam
-from crt.data import VOC_CLASSES, ImageDataset, Sample, load_mask
-from crt.evaluate import measure_seeds, seen_by, write_record
-from crt.metrics import confusion_matrix, error_rates, iou_per_class, mean_iou
+from crt.data import VOC_CLASSES, ImageDataset, Sample
+from crt.evaluate import measure_seeds
+from crt.evaluate.record import seen_by, write_record
+from crt.masks import load_mask
+from crt.metrics.mask_iou import confusion_matrix, error_rates, iou_per_class, mean_iou
 from crt.viz import contact_sheet, paint_mask, under_title
 
 COUNT = 20

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crt.cam import mask_from_cam
-from crt.evaluate import write_record
-from crt.metrics import SeedCurve, confusion_matrix, mean_iou
+from crt.evaluate.record import write_record
+from crt.metrics import SeedCurve
+from crt.metrics.mask_iou import confusion_matrix, mean_iou
 
 CLASSES, SIZE = 20, (375, 500)
 

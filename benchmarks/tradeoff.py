@@ -25,8 +25,9 @@ from rich.progress import track
 
 import crt
 from crt.cam import PRESETS, CAMExtractor
-from crt.data import VOC_CLASSES, ImageDataset, load_mask
-from crt.evaluate import write_record
+from crt.data import VOC_CLASSES, ImageDataset
+from crt.evaluate.record import write_record
+from crt.masks import load_mask
 from crt.metrics import SeedCurve
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -20,11 +20,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crt.data import VOC_CLASSES
-from crt.evaluate import write_record
+from crt.evaluate.record import write_record
 from crt.losses import dual_loss
-from crt.models import DualBranch
-from crt.train import CAMRecipe, build_branches, make_recipe
+from crt.models.dual import DualBranch
+from crt.train import build_branches, make_recipe
 from crt.train.cam import cam_optimizer
+from crt.train.recipe import CAMRecipe
 
 
 def plain_loss(model: DualBranch, images: Tensor, targets: Tensor, recipe: CAMRecipe) -> Tensor:

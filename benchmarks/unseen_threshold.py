@@ -18,7 +18,9 @@ from _runner import at_best, levels, show, trained
 
 from crt.cam import CAMExtractor
 from crt.data import ImageDataset
-from crt.evaluate import measure_seeds, seeds_of_model, write_record
+from crt.evaluate import measure_seeds
+from crt.evaluate.record import write_record
+from crt.evaluate.seeds import seeds_of_model
 from crt.train import build_branches, make_recipe
 
 RECORD = Path(__file__).parents[1] / "docs" / "records" / "unseen_threshold.json"

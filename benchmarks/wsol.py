@@ -9,7 +9,7 @@ goes to docs/records/; started again after it was stopped, a run goes on where i
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -17,11 +17,13 @@ from _runner import RECORDS, show, trained
 
 import crt
 from crt.cam import CAMExtractor
-from crt.cli.common import load_refiner
 from crt.data import ImageDataset
-from crt.evaluate import BoxReport, measure_boxes, write_record
+from crt.evaluate import measure_boxes
+from crt.evaluate.boxes import BoxReport
+from crt.evaluate.record import write_record
 from crt.models import CRT
-from crt.train import CAMRecipe, build_branches, make_recipe
+from crt.train import build_branches, make_recipe
+from crt.train.recipe import CAMRecipe
 
 THRESHOLDS = [round(0.01 * i, 2) for i in range(100)]
 SQUARE = 224  # pixels a side: one tile
@@ -67,7 +69,8 @@ def trained_on(photos: ImageDataset, recipe: CAMRecipe, vit: Path, cnn: Path, ou
 
 def measured(model: CRT, data: ImageDataset, threshold: float, refiner: str) -> BoxReport:
     """Of photos squeezed into a square, as usual in this task, with their mirror images."""
-    how = {"thresholds": THRESHOLDS, "square": SQUARE, "refiner": load_refiner(refiner, model, "cpu"), "progress": show}
+    how: dict[str, Any] = {"thresholds": THRESHOLDS, "square": SQUARE, "progress": show}
+    how["refiner"] = None if refiner == "none" else crt.create_refiner(refiner, pretrained=True, model=model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return measure_boxes(CAMExtractor(model), data, threshold, **how)
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from crt.data import VOC_CLASSES, save_mask
+from crt.data import VOC_CLASSES
+from crt.masks import save_mask
 from crt.models import CRT
 
 GOLDEN = Path(__file__).parent / "golden"

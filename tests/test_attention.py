@@ -5,8 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from crt.cam import class_attention, patch_attention
-from crt.cam.attention import evaluating
+from crt.cam.attention import class_attention, evaluating, patch_attention
 from crt.models import CRT
 
 from .conftest import TINY

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from crt.cam import cut, merge, patch_attention
+from crt.cam.attention import patch_attention
+from crt.cam.tiling import cut, merge
 from crt.models import CRT
-from crt.refine import AttentionAffinity, create_refiner
+from crt.refine import create_refiner
+from crt.refine.attention import AttentionAffinity
 
 from .conftest import TINY
 

@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 import crt
-from crt.cam.paths import line
-from crt.losses import affinity_loss, boundary_loss, displacement_loss, pair_kinds
+from crt.cam.paths import displacements, line, path_affinity
+from crt.losses import boundary_loss
+from crt.losses.boundary import affinity_loss, displacement_loss, pair_kinds
 from crt.models import BoundaryNet
-from crt.refine import RandomWalk, create_refiner, displacements, path_affinity
+from crt.refine import RandomWalk, create_refiner
 
 TINY = "mobilenetv3_small_050"
 

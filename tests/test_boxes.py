@@ -10,19 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from crt.cam import CAMExtractor, CAMResult, largest_component
-from crt.cam.functional import min_max
+from crt.cam import CAMExtractor, CAMResult
+from crt.cam.functional import largest_component, min_max
 from crt.data import ImageDataset
 from crt.evaluate import measure_boxes
 from crt.images import normalize, to_tensor
-from crt.metrics import (
-    BoxCurve,
-    Localisation,
-    best_overlaps,
-    box_iou,
-    component_boxes,
-    largest_boxes,
-)
+from crt.metrics import BoxCurve, Localisation
+from crt.metrics.boxes import best_overlaps, box_iou, component_boxes, largest_boxes
 from crt.refine import PAMR
 
 THRESHOLDS = [0.0, 0.1, 0.25, 0.5, 0.75, 1.0]

@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from crt.losses import coupling_distance, dual_loss
-from crt.models import CRT, CNNBranch, DualBranch
+from crt.losses import dual_loss
+from crt.losses.coupling import coupling_distance
+from crt.models import CRT
+from crt.models.cnn import CNNBranch
+from crt.models.dual import DualBranch
 
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 

@@ -14,10 +14,11 @@ from PIL import Image
 from safetensors import safe_open
 from torch.nn import functional as F
 
-from crt.cam import CAMExtractor, class_attention, mask_from_cam, merge_scales, normalize_cam
-from crt.cam.functional import min_max
+from crt.cam import CAMExtractor, mask_from_cam
+from crt.cam.attention import class_attention
+from crt.cam.functional import merge_scales, min_max, normalize_cam
 from crt.images import normalize
-from crt.metrics import component_boxes, largest_boxes
+from crt.metrics.boxes import component_boxes, largest_boxes
 from crt.models import CRT
 
 from .conftest import TINY

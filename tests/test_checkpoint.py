@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip("accelerate", reason="needs the extra `train`")
 
 from crt._files import lock_folder
-from crt.train import CAMRecipe, RefineRecipe, make_recipe, train_cam, train_refine
+from crt.train import make_recipe, train_cam, train_refine
 from crt.train.checkpoint import _digest, load_checkpoint, previous_of, save_checkpoint
 from crt.train.crops import batch_plan, mix_seed
+from crt.train.recipe import CAMRecipe, RefineRecipe
 
 from .test_train import QUICK, folder, photos_of, tiny_model  # noqa: F401 (fixtures)
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import crt
 from crt.cam import PRESETS
 from crt.cli import app
-from crt.data import load_mask, save_mask
+from crt.masks import load_mask, save_mask
 from crt.models import CRT
 
 from .conftest import TINY

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import crt
-from crt.models import CRT, BoundaryNet, CNNBranch
+from crt.models import CRT, BoundaryNet
+from crt.models.cnn import CNNBranch
 from crt.models.config import ARCHITECTURE, SETTINGS, check_config
 
 from .conftest import TINY

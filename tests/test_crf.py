@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from crt.refine import CRFSettings, DenseCRF, create_refiner, crf_labels
+from crt.refine import DenseCRF, create_refiner
+from crt.refine.crf import CRFSettings, crf_labels
 
 
 @pytest.fixture

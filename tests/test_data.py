@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crt.data import VOC_CLASSES, ImageDataset, load_mask, palette, save_mask
+from crt.data import VOC_CLASSES, ImageDataset
+from crt.masks import load_mask, palette, save_mask
 
 
 @pytest.fixture

@@ -12,8 +12,11 @@ from safetensors.torch import save_file
 from crt import create_model
 from crt.cam import CAMExtractor
 from crt.cli.report import numbers
-from crt.data import VOC_CLASSES, ImageDataset, load_mask, save_mask
-from crt.evaluate import level, load_maps, measure_seeds, seeds_of_model, worst
+from crt.data import VOC_CLASSES, ImageDataset
+from crt.evaluate import measure_seeds
+from crt.evaluate.report import level, worst
+from crt.evaluate.seeds import load_maps, seeds_of_model
+from crt.masks import load_mask, save_mask
 from crt.models import CRT
 from crt.refine import PAMR
 

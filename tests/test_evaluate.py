@@ -9,20 +9,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from crt.cam import CAMExtractor
-from crt.data import ImageDataset, Sample, save_mask
-from crt.evaluate import (
-    load_maps,
-    measure_boxes,
-    measure_classification,
-    measure_masks,
-    measure_seeds,
-    measure_segmentation,
-    seeds_of_folder,
-    seeds_of_model,
-)
+from crt.data import ImageDataset, Sample
+from crt.evaluate import measure_boxes, measure_classification, measure_masks, measure_seeds, measure_segmentation
 from crt.evaluate.classification import image_logits
+from crt.evaluate.seeds import load_maps, seeds_of_folder, seeds_of_model
 from crt.images import open_image
-from crt.metrics import average_precision
+from crt.masks import save_mask
+from crt.metrics.multilabel_ap import average_precision
 from crt.models import CRT
 
 from .conftest import TINY

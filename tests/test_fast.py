@@ -11,7 +11,9 @@ import timm
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crt.cam import PRESETS, CAMExtractor, cut, merge, snapped_size
+from crt.cam import PRESETS, CAMExtractor
+from crt.cam.functional import snapped_size
+from crt.cam.tiling import cut, merge
 from crt.cam.views import MAX_TOKENS, whole_tile
 from crt.images import normalize, resize
 from crt.models import CRT

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 import crt.cam.spread
-from crt.cam import cut
+from crt.cam.spread import spread
+from crt.cam.tiling import cut
 from crt.models import CRT, BoundaryNet
-from crt.refine import FeatureAffinity, RandomWalk, Refiners, create_refiner, spread
-from crt.refine.registry import _split
+from crt.refine import RandomWalk, create_refiner
+from crt.refine.affinity import FeatureAffinity
+from crt.refine.registry import Refiners, _split
 
 from .conftest import TINY
 

@@ -14,18 +14,11 @@ from crt.cli import app
 from crt.data import ImageDataset
 from crt.images import open_image, resize
 from crt.models import CRT
-from crt.train import (
-    CAMRecipe,
-    FeatureCache,
-    HeadRecipe,
-    install_head,
-    make_recipe,
-    patch_masks,
-    train_cam,
-    train_head,
-)
-from crt.train.features import whole_features
+from crt.train import make_recipe, train_cam
+from crt.train.features import FeatureCache, whole_features
+from crt.train.head import HeadRecipe, install_head, patch_masks, train_head
 from crt.train.objectness import fit_objectness
+from crt.train.recipe import CAMRecipe
 
 from .test_train import folder, photos_of, tiny_model  # noqa: F401 (fixtures)
 from .test_train_masks import masked  # noqa: F401

@@ -18,11 +18,12 @@ from typer.testing import CliRunner
 
 import crt
 from crt.cli import app
-from crt.data import ImageDataset, save_mask
+from crt.data import ImageDataset
+from crt.masks import save_mask
 from crt.models import CRT
 from crt.pipeline import FitRecipe, fit, plan_fit
 from crt.pipeline import stages as stages_module
-from crt.train import FrozenRecipe, SegmentRecipe
+from crt.train.recipe import FrozenRecipe, SegmentRecipe
 
 from .conftest import TINY
 

@@ -11,11 +11,12 @@ from torch.nn import functional as F
 pytest.importorskip("accelerate", reason="needs the extra `train`")
 
 from crt.models import CRT
-from crt.train import FrozenRecipe, make_recipe, train_frozen
+from crt.train import make_recipe, train_frozen
 from crt.train.frozen import fold_background
 from crt.train.margins import best_margins, lowered, margin_counts, otsu_margins, posterior
 from crt.train.objectness import Linear, fit_objectness, object_map
 from crt.train.patch_labels import IGNORED, fit_labels, fit_patches, label_by_head, label_by_maps
+from crt.train.recipe import FrozenRecipe
 
 from .test_train import folder, photos_of, tiny_model  # noqa: F401 (fixtures)
 from .test_train_masks import masked  # noqa: F401

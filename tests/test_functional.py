@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from crt.cam import largest_component, mask_from_cam, merge_scales, normalize_cam, pool_maps, snapped_size
+from crt.cam import mask_from_cam
+from crt.cam.functional import largest_component, merge_scales, normalize_cam, pool_maps, snapped_size
 
 
 def test_normalise_divides_by_the_maximum_and_keeps_zero():

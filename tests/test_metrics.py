@@ -15,20 +15,11 @@ from torchmetrics import MetricCollection
 from torchmetrics.functional.classification import multilabel_average_precision
 
 from crt.cam import mask_from_cam
-from crt.evaluate import make_record
-from crt.metrics import (
-    BoundaryIoU,
-    Localisation,
-    MaskIoU,
-    MultilabelAP,
-    SeedCurve,
-    average_precision,
-    boundary_pixels,
-    confusion_matrix,
-    error_rates,
-    iou_per_class,
-    mean_iou,
-)
+from crt.evaluate.record import make_record
+from crt.metrics import BoundaryIoU, Localisation, MaskIoU, MultilabelAP, SeedCurve
+from crt.metrics.boundary_iou import boundary_pixels
+from crt.metrics.mask_iou import confusion_matrix, error_rates, iou_per_class, mean_iou
+from crt.metrics.multilabel_ap import average_precision
 
 
 def slow_miou(predictions, truths, classes):

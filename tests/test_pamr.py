@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from crt.refine import PAMR, Refiners, create_refiner
+from crt.refine import PAMR, create_refiner
+from crt.refine.registry import Refiners
 
 
 def slow_pamr(image, cam, dilations, bandwidth, iterations):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from crt.cam import merge_scales, normalize_cam
+from crt.cam.functional import merge_scales, normalize_cam
 from crt.models import CRT
 
 from .conftest import GOLDEN

@@ -6,8 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from crt.cam.paths import line
-from crt.refine import displacements, path_affinity
+from crt.cam.paths import displacements, line, path_affinity
 
 from .conftest import GOLDEN
 

@@ -22,7 +22,8 @@ import crt
 import crt.pseudo.job
 from crt.cam import CAMExtractor
 from crt.cli import app
-from crt.data import ImageDataset, load_mask
+from crt.data import ImageDataset
+from crt.masks import load_mask
 from crt.pseudo import make_pseudo_masks
 from crt.refine import PAMR
 

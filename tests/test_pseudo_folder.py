@@ -15,10 +15,15 @@ import crt.pseudo.job
 import crt.pseudo.manifest
 from crt._files import lock_folder
 from crt.cam import CAMExtractor
-from crt.data import ImageDataset, load_mask
+from crt.data import ImageDataset
+from crt.masks import load_mask
 from crt.models import BoundaryNet
-from crt.pseudo import Peers, make_pseudo_masks
-from crt.refine import PAMR, AttentionAffinity, CRFSettings, RandomWalk, Refiners, crf_labels
+from crt.pseudo import make_pseudo_masks
+from crt.pseudo.peers import Peers
+from crt.refine import PAMR, RandomWalk
+from crt.refine.attention import AttentionAffinity
+from crt.refine.crf import CRFSettings, crf_labels
+from crt.refine.registry import Refiners
 
 from .test_pseudo import COUNT, folder, masks_in, photos_of  # noqa: F401
 

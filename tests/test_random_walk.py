@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from crt.refine import RandomWalk, displacements, path_affinity, random_walk
-from crt.refine.random_walk import chebyshev_coefficients
+from crt.cam.paths import displacements, path_affinity
+from crt.refine import RandomWalk
+from crt.refine.random_walk import chebyshev_coefficients, random_walk
 
 from .conftest import GOLDEN
 

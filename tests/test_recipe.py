@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 import crt
 from crt.cli import app
-from crt.data import ImageDataset, load_mask
+from crt.data import ImageDataset
 from crt.images import normalize, to_tensor
+from crt.masks import load_mask
 
 ARCHIVE = Path(__file__).parents[2] / "shared" / "data" / "cub50.tar"
 CLASSES = {"014.Indigo_Bunting": "bunting", "017.Cardinal": "cardinal", "047.American_Goldfinch": "goldfinch"}

@@ -19,8 +19,9 @@ from crt.images import normalize, open_image
 from crt.losses.segmentation import segmentation_loss
 from crt.masks import load_mask
 from crt.models import CRT, SegmentationNet
-from crt.train import RECIPES, SegmentRecipe, build_segmenter, make_recipe, train_segment
+from crt.train import RECIPES, build_segmenter, make_recipe, train_segment
 from crt.train.crops import Crops
+from crt.train.recipe import SegmentRecipe
 
 from .test_train import folder, photos_of, tiny_model  # noqa: F401 (fixtures)
 from .test_train_masks import masked  # noqa: F401

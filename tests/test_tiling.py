@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crt.cam import cut, merge, offsets
+from crt.cam.tiling import cut, merge, offsets
 
 
 @settings(max_examples=60, deadline=None)

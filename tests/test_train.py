@@ -23,9 +23,11 @@ from typer.testing import CliRunner
 from crt.cli import app
 from crt.data import ImageDataset
 from crt.images import normalize, open_image
-from crt.models import CRT, DualBranch
-from crt.train import RECIPES, CAMRecipe, build_branches, make_recipe, train_cam
+from crt.models import CRT
+from crt.models.dual import DualBranch
+from crt.train import RECIPES, build_branches, make_recipe, train_cam
 from crt.train.crops import Crops, batch_plan
+from crt.train.recipe import CAMRecipe
 
 from .conftest import TINY
 

@@ -10,12 +10,13 @@ from PIL import Image
 pytest.importorskip("accelerate", reason="needs the extra `train`")
 
 from crt.cam import CAMExtractor
-from crt.data import save_mask
 from crt.images import normalize, open_image
 from crt.losses.masks import STRIDE, mask_loss
+from crt.masks import save_mask
 from crt.metrics import SeedCurve
-from crt.train import CAMRecipe, build_branches, make_recipe, train_cam
+from crt.train import build_branches, make_recipe, train_cam
 from crt.train.crops import Crops
+from crt.train.recipe import CAMRecipe
 
 from .test_train import COLOURS, QUICK, folder, photos_of, tiny_model  # noqa: F401 (a fixture)
 

@@ -14,13 +14,16 @@ from typer.testing import CliRunner
 
 from crt.cam import CAMExtractor, CAMResult
 from crt.cli import app
-from crt.data import ImageDataset, load_mask, save_mask
+from crt.data import ImageDataset
 from crt.losses import boundary_loss
+from crt.masks import load_mask, save_mask
 from crt.models import BoundaryNet
-from crt.pseudo import cut_mask, make_pseudo_masks
+from crt.pseudo import make_pseudo_masks
+from crt.pseudo.cut import cut_mask
 from crt.refine import create_refiner
-from crt.train import RECIPES, RefineRecipe, build_boundary_net, make_recipe, train_refine
+from crt.train import RECIPES, build_boundary_net, make_recipe, train_refine
 from crt.train.crops import Crops
+from crt.train.recipe import RefineRecipe
 
 from .test_train import folder, photos_of  # noqa: F401 (fixtures)
 from .test_train_masks import masked  # noqa: F401

@@ -90,9 +90,10 @@ def eval_cam(
 
     Uses the image-level labels of the data set; with --refine, maps are refined first.
     """
-    from crt.evaluate import measure_seeds, report, seeds_of_folder, seeds_of_model, sheets
+    from crt.evaluate import measure_seeds, report, sheets
     from crt.evaluate import record as records
-    from crt.metrics import error_rates, iou_per_class
+    from crt.evaluate.seeds import seeds_of_folder, seeds_of_model
+    from crt.metrics.mask_iou import error_rates, iou_per_class
 
     screen.check_outputs(plot, json=record, worst=worst)
     if maps is not None and (model is not None or refine != "none"):

@@ -64,8 +64,9 @@ def pseudo(
     Writes OUT/NAME.png for each image, and OUT/manifest.jsonl, which says what each mask was made from.
     Several processes (each uses its own GPU): `torchrun --nproc-per-node N -m crt.cli pseudo ...`
     """
-    from crt.pseudo import Peers, make_pseudo_masks
-    from crt.refine import crf_labels
+    from crt.pseudo import make_pseudo_masks
+    from crt.pseudo.peers import Peers
+    from crt.refine.crf import crf_labels
 
     levels: Any = factors(threshold, "--threshold")
     if len(levels) > 2:

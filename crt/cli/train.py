@@ -79,7 +79,7 @@ def train_cam(
     chosen = train.make_recipe(
         recipe or ("frozen" if freeze_backbone else "t16-voc9k"),
         [*(set_ or []), *(["freeze_backbone=true", "cnn=null", "mask=0"] if freeze_backbone else [])],
-        stage=train.CAMRecipe,
+        stage=train.recipe.CAMRecipe,
     )
     check_apart(output, images, labels)
     photos = labelled_images(images, labels, voc, cub, split)
@@ -136,7 +136,7 @@ def train_refine(
     Several processes: `torchrun --nproc-per-node N -m crt.cli train refine ...`
     """
     train = _library()
-    chosen = train.make_recipe(recipe, set_ or [], stage=train.RefineRecipe)
+    chosen = train.make_recipe(recipe, set_ or [], stage=train.recipe.RefineRecipe)
     check_apart(output, images, labels)
     photos = labelled_images(images, labels, voc, cub, split).with_masks(masks)
     model = train.build_boundary_net(chosen, backbone_checkpoint=backbone_checkpoint, pretrained=pretrained, seed=seed)
@@ -191,7 +191,7 @@ def train_segment(
     train = _library()
     named = {"arch": arch, "encoder": encoder}
     changes = [f"{name}={json.dumps(value)}" for name, value in named.items() if value is not None]
-    chosen = train.make_recipe(recipe, [*(set_ or []), *changes], stage=train.SegmentRecipe)
+    chosen = train.make_recipe(recipe, [*(set_ or []), *changes], stage=train.recipe.SegmentRecipe)
     check_apart(output, images, labels)
     photos = labelled_images(images, labels, voc, cub, split).with_masks(masks)
     weights = {"start": start, "backbone_checkpoint": backbone_checkpoint, "pretrained": pretrained}

@@ -13,7 +13,8 @@ from crt.data import ImageDataset, Sample
 from crt.evaluate.classification import image_logits, resize_pixels
 from crt.evaluate.seeds import Progress, class_indices, silent
 from crt.images import open_image
-from crt.metrics import BoxCurve, Localisation, best_overlaps, component_boxes, largest_boxes
+from crt.metrics import BoxCurve, Localisation
+from crt.metrics.boxes import best_overlaps, component_boxes, largest_boxes
 
 __all__ = ["BoxReport", "measure_boxes"]
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from crt._messages import printable
-from crt.data import ImageDataset, Sample, load_mask
+from crt.data import ImageDataset, Sample
 from crt.evaluate.seeds import Progress, check_masks, first_file, silent
 from crt.images import open_image
-from crt.metrics import BoundaryIoU, MaskIoU, mean_iou
+from crt.masks import load_mask
+from crt.metrics import BoundaryIoU, MaskIoU
+from crt.metrics.mask_iou import mean_iou
 
 __all__ = ["MaskReport", "mask_file", "measure_masks", "measure_segmentation"]
 

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from crt._messages import did_you_mean, printable
 from crt.cam import CAMExtractor
-from crt.data import ImageDataset, Sample, load_mask
+from crt.data import ImageDataset, Sample
 from crt.images import open_image
-from crt.metrics import SeedCurve, mean_iou, seed_confusion
+from crt.masks import load_mask
+from crt.metrics import SeedCurve
+from crt.metrics.mask_iou import mean_iou
+from crt.metrics.seed_curve import seed_confusion
 
 __all__ = [
     "Progress",

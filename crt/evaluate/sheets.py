@@ -8,16 +8,17 @@ from PIL import Image
 from torch import Tensor
 
 from crt.cam import mask_from_cam
-from crt.data import ImageDataset, Sample, load_mask
+from crt.data import ImageDataset, Sample
 from crt.evaluate.masks import mask_file
 from crt.evaluate.report import percent
 from crt.evaluate.seeds import Seed
 from crt.images import open_image
+from crt.masks import load_mask
 from crt.viz import draw_boxes, paint_mask
 
 __all__ = ["box_rows", "mask_rows", "seed_rows"]
 
-Low = Sequence[tuple[int, str, float]]  # place in the data set, name, score: what ``crt.evaluate.worst`` gives
+Low = Sequence[tuple[int, str, float]]  # place in the data set, name, score: what ``crt.evaluate.report.worst`` gives
 Row = tuple[str, list[Image.Image]]
 
 

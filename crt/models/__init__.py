@@ -1,20 +1,15 @@
 """The networks, and how they are named, found, loaded and shared."""
 
 from crt.models import variants as _variants  # registers the models
-from crt.models.boundary_net import BoundaryMaps, BoundaryNet
-from crt.models.cnn import CNNBranch
+from crt.models.boundary_net import BoundaryNet
 from crt.models.crt import CRT
-from crt.models.dual import DualBranch
 from crt.models.factory import create_model
 from crt.models.registry import PretrainedCfg, get_pretrained_cfg, is_model, list_models, register_model
 from crt.models.segmentation import SegmentationNet
 
 __all__ = [
     "CRT",
-    "BoundaryMaps",
     "BoundaryNet",
-    "CNNBranch",
-    "DualBranch",
     "PretrainedCfg",
     "SegmentationNet",
     "create_model",

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crt.losses import DualLoss, dual_loss
+from crt.losses import dual_loss
+from crt.losses.coupling import DualLoss
 
 __all__ = ["DualBranch"]
 

@@ -73,7 +73,7 @@ def fit(
         device: where backbones run.
         force: go on although a class is in all photos, or in none.
         source: how commands in the report name the data set.
-        progress: wraps the photos or steps of each long step; see ``crt.train.RunOptions``.
+        progress: wraps the photos or steps of each long step; see ``crt.train.loop.RunOptions``.
 
     Raises:
         ValueError: labels from which nothing can be learned (before any work), ``out`` holds a run with other settings

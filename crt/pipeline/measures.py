@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from crt.data import ImageDataset
-from crt.evaluate import measure_seeds, measure_segmentation, seeds_of_model
+from crt.evaluate import measure_seeds, measure_segmentation
+from crt.evaluate.seeds import seeds_of_model
 from crt.models import CRT, SegmentationNet
 from crt.pipeline.journal import Journal
 from crt.pipeline.stages import make_extractor

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crt.cam import CAMResult
-from crt.data import ImageDataset, Sample, load_mask
+from crt.data import ImageDataset, Sample
 from crt.images import open_image
+from crt.masks import load_mask
 from crt.models import CRT, SegmentationNet
 from crt.pipeline.stages import make_extractor
 from crt.train.loop import Progress

@@ -10,7 +10,8 @@ import torch
 from crt._messages import printable
 from crt.data import ImageDataset
 from crt.models import CRT, create_model, list_models
-from crt.train import FrozenRecipe, SegmentRecipe, make_recipe
+from crt.train import make_recipe
+from crt.train.recipe import FrozenRecipe, SegmentRecipe
 
 __all__ = ["BOUNDARY_LEAST", "FitRecipe", "default_start", "load_start"]
 

@@ -25,19 +25,10 @@ from crt.pipeline.journal import Journal
 from crt.pipeline.recipe import FitRecipe, load_start
 from crt.pseudo import make_pseudo_masks
 from crt.refine import create_refiner
-from crt.train import (
-    FeatureCache,
-    HeadRecipe,
-    build_segmenter,
-    install_head,
-    make_recipe,
-    patch_masks,
-    train_frozen,
-    train_head,
-    train_refine,
-    train_segment,
-)
+from crt.train import build_segmenter, make_recipe, train_frozen, train_refine, train_segment
+from crt.train.features import FeatureCache
 from crt.train.frozen import fold_background
+from crt.train.head import HeadRecipe, install_head, patch_masks, train_head
 from crt.train.loop import Progress
 from crt.train.objectness import Linear
 

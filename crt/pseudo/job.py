@@ -65,9 +65,9 @@ def make_pseudo_masks(
             of the classes (no labels) gets a mask that is all background.
         out: the folder; made if need be.
         threshold: background score, 0 to 1; two of them mark scores between them as unsure.
-        clean: cleans the mask cut at each threshold (``crt.refine.crf_labels``), called with the photo (3, H, W) uint8,
-            labels (H, W) from 0, the background, and how many there are.  With two thresholds sure are then the classes
-            of the higher one and the background of the lower one: IRN's confident labels.
+        clean: cleans the mask cut at each threshold (``crt.refine.crf.crf_labels``), called with the photo (3, H, W)
+            uint8, labels (H, W) from 0, the background, and how many there are.  With two thresholds sure are then the
+            classes of the higher one and the background of the lower one: IRN's confident labels.
         settings: what else changes the masks and cannot be seen from the other arguments.
         process: (i, n), this is process i of n, which share the photos; None takes RANK and WORLD_SIZE of a launcher.
         claim: the number of the next chunk of 16 photos that no process of this job has taken, from 0

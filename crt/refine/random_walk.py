@@ -44,7 +44,7 @@ def random_walk(
     Args:
         cam: (B, k, h, w), floating point.
         boundary: (B, 1, h, w), floating point in [0, 1].
-        radius: reach of a step, in cells, at least 2; see ``crt.refine.displacements``.
+        radius: reach of a step, in cells, at least 2; see ``crt.cam.paths.displacements``.
         beta: power of the affinity, above 0.
         steps: number of steps, not negative.
         tolerance: None takes every step.  A number in (0, 1) bounds the error of every value by tolerance * the

@@ -12,7 +12,9 @@ from typing_extensions import Unpack
 from crt._messages import printable
 from crt.data import ImageDataset
 from crt.losses import dual_loss, mask_loss
-from crt.models import CRT, CNNBranch, DualBranch, create_model
+from crt.models import CRT, create_model
+from crt.models.cnn import CNNBranch
+from crt.models.dual import DualBranch
 from crt.models.hub import read_checkpoint
 from crt.train.features import FeatureCache
 from crt.train.head import HeadRecipe, install_head, train_head

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from crt.data import ImageDataset
-from crt.losses import boundary_loss, sample_masks
-from crt.models import BoundaryMaps, BoundaryNet
+from crt.losses import boundary_loss
+from crt.losses.masks import sample_masks
+from crt.models import BoundaryNet
 from crt.models.backbones import timm_model
-from crt.models.boundary_net import STRIDE
+from crt.models.boundary_net import STRIDE, BoundaryMaps
 from crt.models.hub import read_checkpoint
 from crt.train.loop import Run, RunOptions
 from crt.train.optim import make_optimizer
