@@ -14,7 +14,7 @@ from crt.viz import contact_sheet, draw_mask, heat_map
 
 PHOTOS = Path(__file__).parent / "photos"
 # Labels of each image, and the first row of the 3:2 crop that is shown.
-SHOWN = {"chelsea.jpg": (["cat"], 0), "astronaut.jpg": (["person"], 0), "camera.jpg": (["person"], 50)}
+SHOWN = {"astronaut.jpg": (["person"], 0), "camera.jpg": (["person"], 50), "chelsea.jpg": (["cat"], 0)}
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", default="crt_vit_t16")
