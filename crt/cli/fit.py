@@ -1,7 +1,6 @@
 """``crt fit``: from labels to a model that segments new images."""
 
 import shlex
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -154,11 +153,13 @@ class _Bar:
     """A bar for each long step; where stderr is not a terminal, a line as each begins."""
 
     def __call__(self, steps: Iterable[Any], first: int, total: int, status: Callable[[], str]) -> Iterable[Any]:
+        if not err.is_terminal:
+            err.print(Text(f"{printable(status()) or 'features'}: {total - first}"), highlight=False)
+            yield from steps
+            return
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-        if not sys.stderr.isatty():
-            err.print(Text(f"{printable(status()) or 'steps'}: {total - first}"), highlight=False)
         with Progress(*columns, console=err, transient=True) as bar:
             task = bar.add_task(status(), completed=first, total=total)
             for step in steps:
                 yield step
-                bar.update(task, advance=1, description=status())
+                bar.update(task, advance=1, description=status() or "features")
