@@ -22,6 +22,7 @@ from crt.data import ImageDataset
 from crt.masks import save_mask
 from crt.models import CRT
 from crt.pipeline import FitRecipe, fit, plan_fit
+from crt.pipeline import recipe as recipe_module
 from crt.pipeline import stages as stages_module
 from crt.train.recipe import FrozenRecipe, SegmentRecipe
 
@@ -125,6 +126,19 @@ def test_a_whole_network_as_the_last_stage(photos, recipe, tmp_path):
     found = fit(photos, tmp_path / "run", FitRecipe(recipe.start, SHORT, "none", segment="net", segmentation=net))
     assert (tmp_path / "run" / "segment" / "log.jsonl").exists()
     assert crt.create_model(f"local-dir:{found.folder}", pretrained=True).class_names == NAMES
+
+
+def test_a_boundary_network_makes_the_masks_again(photos, recipe, tmp_path, monkeypatch):
+    def trained(net, masked, out, settings, **options):
+        assert all(sample.mask.parent == tmp_path / "run" / "masks" for sample in masked)
+        net.save_pretrained(out / "model")
+
+    monkeypatch.setattr(recipe_module, "BOUNDARY_LEAST", 6)
+    monkeypatch.setattr(stages_module, "train_refine", trained)
+    fit(photos, tmp_path / "run", FitRecipe(recipe.start, SHORT, "none", boundary=True))
+    stages = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    assert list(stages) == ["cam", "masks", "boundary", "masks-boundary", "segment"]
+    assert len(list((tmp_path / "run" / "masks-boundary").glob("*.png"))) == 6
 
 
 def test_labels_that_teach_nothing_are_refused_before_any_work(photos, recipe, tmp_path):

@@ -76,11 +76,11 @@ def fit(
 
     Writes OUT/model, for `crt segment --model local-dir:OUT/model`, and OUT/report.html.
     """
-    pipeline, train = _library()
+    pipeline, recipes = _library()
     changes = {"arch": arch, "encoder": encoder}
     named = [f"{name}={value}" for name, value in changes.items() if value is not None]
-    settings: Any = train.make_recipe(
-        "segment" if arch in (None, "crt") else "segment-deeplab", [*(set_ or []), *named], stage=train.SegmentRecipe
+    settings: Any = recipes.make_recipe(
+        "segment" if arch in (None, "crt") else "segment-deeplab", [*(set_ or []), *named], stage=recipes.SegmentRecipe
     )
     recipe = pipeline.FitRecipe(
         start=start,
@@ -117,13 +117,13 @@ def fit(
 
 
 def _library() -> tuple[Any, Any]:
-    """``crt.pipeline`` and ``crt.train``; ValueError that names the extra if a package of it is missing."""
+    """``crt.pipeline`` and ``crt.train.recipe``; ValueError that names the extra if a package of it is missing."""
     try:
         import crt.pipeline
-        import crt.train
+        import crt.train.recipe
     except ModuleNotFoundError as error:
         raise ValueError(f"a fit needs {error.name}: pip install 'crt-wsss[train]'.") from error
-    return crt.pipeline, crt.train
+    return crt.pipeline, crt.train.recipe
 
 
 def _source(images: Any, labels: Any, voc: Any, cub: Any, split: Any, classes: Any) -> str:

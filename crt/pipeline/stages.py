@@ -107,9 +107,7 @@ class Stages:
         ) as do:
             if do:
                 walk: Any = create_refiner("irn_lite0", pretrained=True)
-                net = BoundaryNet(**walk.network.config)
-                net.load_state_dict(walk.network.state_dict())
-                net.mean_shift.zero_()
+                net: BoundaryNet = walk.boundary  # its heads are trained further
                 train_refine(
                     net, masked, folder, settings, seed=self.recipe.seed, progress=self.progress, save_every=50
                 )
