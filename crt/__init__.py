@@ -2,7 +2,7 @@
 
 >>> import crt
 >>> crt.list_models(pretrained=True)
-['crt_vit_t16.cub50', 'crt_vit_t16.voc9k']
+['crt_vit_s16.voc9k', 'crt_vit_t16.cub50', 'crt_vit_t16.voc9k']
 """
 
 from importlib import import_module

@@ -26,7 +26,7 @@ def saved(tiny, tmp_path):
 def test_lists_and_patterns():
     assert crt.list_models() == ["crt_vit_b16", "crt_vit_s16", "crt_vit_t16"]
     assert crt.list_models("t16") == crt.list_models("*_t16") == ["crt_vit_t16"]
-    assert crt.list_models(pretrained=True) == ["crt_vit_t16.cub50", "crt_vit_t16.voc9k"]
+    assert crt.list_models(pretrained=True) == ["crt_vit_s16.voc9k", "crt_vit_t16.cub50", "crt_vit_t16.voc9k"]
     assert crt.is_model("crt_vit_t16")
     assert crt.is_model("crt_vit_t16.voc9k")
     assert not crt.is_model("crt_vit_t16.voc")

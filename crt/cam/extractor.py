@@ -146,8 +146,10 @@ class CAMExtractor:
     def _result(self, seen: SeenPhoto, size: tuple[int, int] | None) -> CAMResult:
         """Merges the computed tiles of one photo: tiles to views, mirror images to scales, scales to maps."""
         model, photo, targets = self.model, seen.photo, seen.targets
+        logits = check_finite(seen.scores(model.pool)) if targets is None or seen.has_logits else None
         if targets is None:
-            targets = _predict(check_finite(seen.scores(model.pool)))
+            assert logits is not None
+            targets = _predict(logits)
             seen.select(targets.nonzero().flatten())
         cam = check_finite(merge_scales(seen.cams(2 if self.flip else 1), size or (photo.shape[-2], photo.shape[-1])))
         compete = self.normalize and model.activation == "softmax"
@@ -163,6 +165,7 @@ class CAMExtractor:
             pixels=denormalize(photo, model.mean, model.std) if photo.is_floating_point() else photo,
             normalized=self.normalize,
             compete=compete,
+            scores=None if logits is None else logits.sigmoid().cpu(),
         )
 
 

@@ -7,7 +7,7 @@ __all__ = ["PRESETS"]
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), "flip": True, "tile": "own"},
     "fast": {"scales": (0.44, 0.88, 1.32, 1.76), "flip": False, "tile": "own", "stride": 224},
-    "whole": {"scales": (1.0,), "flip": True, "tile": "whole"},
+    "whole": {"scales": (1.0,), "flip": False, "tile": "whole"},
 }
 """Arguments of ``CAMExtractor`` and ``CRT.cam`` by name: the paper's inference, and the commands' default, the knee of
 seed mIoU over photos a second.  Where no stride is given it is the model's own.  The scales of ``fast`` bring a photo

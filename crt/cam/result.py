@@ -36,6 +36,8 @@ class CAMResult:
         pixels: (3, h, w) uint8, the photo.
         normalized: whether ``maps`` are; raw sums are normalized first where a threshold or a picture needs it.
         compete: maps are probabilities of classes against the background, see ``against_background``.
+        scores: (K,) probabilities that the photo shows each of the model's classes, where they were computed: if the
+            labels were predicted, or the model has a classifier beside its maps.
     """
 
     maps: Tensor
@@ -45,6 +47,7 @@ class CAMResult:
     pixels: Tensor
     normalized: bool = True
     compete: bool = False
+    scores: Tensor | None = None
 
     @property
     def cam(self) -> Tensor:
@@ -116,7 +119,9 @@ class CAMResult:
             threshold: score of the background, 0 to 1; None takes the model's.
             width: of the picture, in pixels.
         """
-        return viz.panel(self.pixels, self.cam, self.labels, self.mask(threshold), self.class_names, width=width)
+        scores = None if self.scores is None else self.scores[self.labels].tolist()
+        mask = self.mask(threshold)
+        return viz.panel(self.pixels, self.cam, self.labels, mask, self.class_names, scores=scores, width=width)
 
     def show(self) -> None:
         """Opens ``panel()`` in the viewer of the desktop."""

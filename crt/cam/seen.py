@@ -77,9 +77,14 @@ class SeenPhoto:
         """Keeps the maps of these classes, for a photo that was seen without knowing them."""
         self.maps = [[select_classes(maps, kept, self.activation) for maps in view] for view in self.maps]
 
+    @property
+    def has_logits(self) -> bool:
+        """Whether a classifier beside the maps has scored the photo."""
+        return bool(self.logits[0])
+
     def scores(self, share: float) -> Tensor:
         """(K,) logits: the classifier's mean over the tiles, or the merged class maps, pooled; the mean over views."""
-        if self.logits[0]:
+        if self.has_logits:
             return torch.stack([torch.cat(view).float().mean(dim=0) for view in self.logits]).mean(dim=0)
         pairs = zip(self.views, self.maps, strict=True)
         return torch.stack([pool_maps(view.merge(torch.cat(maps).float()), share) for view, maps in pairs]).mean(dim=0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crt.cli.common import (
+    DEFAULT_MODEL,
     BatchSize,
     Device,
     Flip,
@@ -38,7 +39,7 @@ def cam(
         str | None,
         typer.Option(help="Classes that the images show, separated by commas. Default: those the model predicts."),
     ] = None,
-    model: Model = "crt_vit_t16",
+    model: Model = DEFAULT_MODEL,
     threshold: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Background score: lower values give larger masks. Default: the model's."),

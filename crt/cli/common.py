@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CUB",
+    "DEFAULT_MODEL",
     "VOC",
     "BFloat16",
     "BatchSize",
@@ -94,6 +95,7 @@ Classes = Annotated[
     ),
 ]
 
+DEFAULT_MODEL = "crt_vit_s16"
 Model = Annotated[
     str, typer.Option(help="Model: a name from `crt models`, local-dir:FOLDER, or hf-hub:ORG/NAME from the Hub.")
 ]

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from crt.cli.common import Model, say
+from crt.cli.common import DEFAULT_MODEL, Model, say
 
 HOST = "127.0.0.1"
 
 
 def demo(
-    model: Model = "crt_vit_t16",
+    model: Model = DEFAULT_MODEL,
     host: Annotated[
         str, typer.Option(help="Address to listen on; the default is reachable from this machine only.")
     ] = (HOST),

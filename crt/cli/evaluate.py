@@ -10,6 +10,7 @@ import typer
 from crt.cli import report as screen
 from crt.cli.common import (
     CUB,
+    DEFAULT_MODEL,
     VOC,
     BatchSize,
     BFloat16,
@@ -99,7 +100,7 @@ def eval_cam(
     if maps is not None and (model is not None or refine != "none"):
         raise ValueError("give either --model or --maps; --refine is for a model's maps.")
     levels = screen.numbers(thresholds, "--thresholds", "0.02:0.6:0.02")
-    source, known, name = Source(images, labels, voc, cub, split, truth), class_list(classes), model or "crt_vit_t16"
+    source, known, name = Source(images, labels, voc, cub, split, truth), class_list(classes), model or DEFAULT_MODEL
     target = find_device(device if maps is None else "cpu")
     extractor, fixed = None, None
     if maps is None:

@@ -7,6 +7,7 @@ import typer
 
 from crt.cli.common import (
     CUB,
+    DEFAULT_MODEL,
     VOC,
     BatchSize,
     BFloat16,
@@ -41,7 +42,7 @@ def pseudo(
     voc: VOC = None,
     cub: CUB = None,
     split: Split = None,
-    model: Model = "crt_vit_t16",
+    model: Model = DEFAULT_MODEL,
     refine: Refine = "pamr",
     threshold: Annotated[
         str,

@@ -19,9 +19,9 @@ def crt_vit_t16(backbone: str = "vit_tiny_patch16_224", **arguments: Any) -> CRT
     return CRT(backbone, **arguments)
 
 
-@register_model()
+@register_model(tags={"voc9k": PretrainedCfg(description="20 VOC classes, from 8 948 photos with image-level labels")})
 def crt_vit_s16(backbone: str = "deit_small_patch16_224", **arguments: Any) -> CRT:
-    """CRT over DeiT-S/16, the backbone of the paper (22 M parameters)."""
+    """CRT over ViT-S/16, the size of the paper's DeiT-S (22 M parameters)."""
     return CRT(backbone, **arguments)
 
 
