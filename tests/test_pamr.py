@@ -101,3 +101,11 @@ def test_wrong_inputs_are_named(image, cam, error, message):
 def test_wrong_settings_are_named(arguments):
     with pytest.raises(ValueError, match="must be positive"):
         PAMR(**arguments)
+
+
+def test_maps_that_are_spread_already_are_smoothed_less(tiny):
+    from crt.refine import create_refiner
+
+    assert create_refiner("pamr", model=tiny).dilations == create_refiner("pamr").dilations == PAMR().dilations
+    tiny.spread = 8.0
+    assert create_refiner("pamr", model=tiny).dilations == (1, 2, 4, 8)

@@ -48,8 +48,8 @@ def create_refiner(name: str, pretrained: bool = False, *, model: "CRT | None" =
             PATH is part of it, unless a refiner follows and there is no such path.
         pretrained: load trained weights; as with ``create_model``, a network without them is built with random ones,
             and a warning is logged.  "irn_lite0", "local-dir:" and "hf-hub:" have weights.
-        model: the ``CRT`` that made the maps: "affinity" and "attention" use it, "crf" its background score.  Its mode
-            stays as it is.
+        model: the ``CRT`` that made the maps: "affinity" and "attention" use it, "crf" its background score, and "pamr"
+            smooths less if it spreads its maps.  Its mode stays as it is.
 
     Raises:
         ValueError: an unknown name, a refiner that needs a model without one, or weights that do not fit.
@@ -94,8 +94,8 @@ def _split(name: str) -> list[str]:
 
 
 def _create(name: str, pretrained: bool, model: "CRT | None") -> nn.Module:
-    if name == "pamr":
-        return PAMR()
+    if name == "pamr":  # maps that are spread over the photo already need less smoothing
+        return PAMR(dilations=(1, 2, 4, 8)) if model is not None and model.spread else PAMR()
     if name == "crf":
         return DenseCRF() if model is None else DenseCRF(background=model.seed_threshold)
     if name in ("affinity", "attention"):
