@@ -24,7 +24,7 @@ from crt.data import VOC_CLASSES
 from crt.evaluate.record import seen_by
 from crt.images import open_image
 from crt.masks import load_mask
-from crt.metrics import confusion_matrix, iou_per_class, mean_iou
+from crt.metrics.mask_iou import confusion_matrix, iou_per_class, mean_iou
 from crt.metrics.multilabel_ap import average_precision
 
 NAMES = ["background", *VOC_CLASSES]
