@@ -40,7 +40,7 @@ def test_bundled_weights_load_offline(name):
     model = crt.create_model(name, pretrained=True)
     assert not model.training
     assert (BUNDLED / name / "README.md").read_text().startswith("---\n")
-    assert (BUNDLED / name / "model.safetensors").stat().st_size < 15e6
+    assert (BUNDLED / name / "model.safetensors").stat().st_size < 50e6
     assert crt.create_model(name).class_names == model.class_names
 
 

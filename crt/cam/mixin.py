@@ -1,14 +1,17 @@
 """What every model that offers ``CAMModel`` can do with photos."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
+import torch
 from torch import Tensor, nn
 
 from crt.cam.extractor import CAMExtractor
+from crt.cam.functional import Align
 from crt.cam.protocol import CAMModel
+from crt.cam.seen import patch_cams
 from crt.cam.segment import Segmenter, stack_masks
-from crt.images import ImagesLike
+from crt.images import ImagesLike, to_tensors
 from crt.labels import LabelsLike
 
 __all__ = ["CAMMixin"]
@@ -84,3 +87,22 @@ class CAMMixin:
         """
         results = Segmenter(cast(CAMModel, self), refiner=refiner, threshold=threshold, **settings)(img)
         return stack_masks([result.mask for result in results])
+
+    def raw_cam(self, x: Tensor, *, mirror: bool = True, align: Align = "exact") -> Tensor:
+        """The unnormalized CAM at one scale, on the patch grid.
+
+        Args:
+            x: (B, 3, H, W) normalized floats.
+            mirror: add the CAM of the mirrored image, mirrored back.
+            align: "exact" resizes the image to whole patches; "reference" pads it and its mirror image on the right
+                as the public reference does, which shifts their maps against each other by up to a patch.
+
+        Returns:
+            (B, K, ceil(H / patch), ceil(W / patch)) float32, not negative.
+        """
+        if align not in get_args(Align):
+            raise ValueError(f"align must be 'exact' or 'reference', got {align!r}.")
+        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+            raise ValueError(f"expected normalized floats of shape (B, 3, H, W), got {x.dtype} {tuple(x.shape)}.")
+        model, images = cast(CAMModel, self), to_tensors(x)
+        return torch.stack([patch_cams(model, image, mirror=mirror, align=align) for image in images]).to(x.device)

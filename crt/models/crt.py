@@ -7,20 +7,18 @@ transformer without the outer sum; padding and mirroring are aligned exactly by 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from crt.cam.attention import evaluating
-from crt.cam.functional import Activation, Align, pool_maps
+from crt.cam.functional import Activation, pool_maps
 from crt.cam.mixin import CAMMixin
 from crt.cam.protocol import TileMaps
-from crt.cam.seen import patch_cams
 from crt.cam.tiling import cut, pad_to
 from crt.cam.views import Tiling, view_of
-from crt.images import to_tensors
 from crt.models.backbones import fit_plain_vit, fit_position_embedding, plain_vit, vit_outline
 from crt.models.config import SETTINGS, check_classes, check_config
 from crt.models.hub import load_weights
@@ -227,25 +225,6 @@ class CRT(nn.Module, CAMMixin, HubMixin):
         logits = self._classify(self.forward_features(pad_to(x.to(self.head.weight.dtype), height, width)))
         assert logits is not None
         return logits
-
-    def raw_cam(self, x: Tensor, *, mirror: bool = True, align: Align = "exact") -> Tensor:
-        """The unnormalized CAM at one scale, on the patch grid.
-
-        Args:
-            x: (B, 3, H, W) normalized floats.
-            mirror: add the CAM of the mirrored image, mirrored back.
-            align: "exact" resizes the image to whole patches; "reference" pads it and its mirror image on the right
-                as the public reference does, which shifts their maps against each other by up to a patch.
-
-        Returns:
-            (B, K, ceil(H / patch), ceil(W / patch)) float32, not negative.
-        """
-        if align not in get_args(Align):
-            raise ValueError(f"align must be 'exact' or 'reference', got {align!r}.")
-        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
-            raise ValueError(f"expected normalized floats of shape (B, 3, H, W), got {x.dtype} {tuple(x.shape)}.")
-        images = to_tensors(x)
-        return torch.stack([patch_cams(self, image, mirror=mirror, align=align) for image in images]).to(x.device)
 
     def tile_maps(self, tiles: Tensor) -> TileMaps:
         """What a CAM is the product of: class maps, and the class token's attention.
