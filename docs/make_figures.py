@@ -72,8 +72,7 @@ def main(name: str) -> None:
         pictures.append(draw_mask(image, refined.mask(), model.class_names, tags=False))
         titles.append(name)
     write("refiners.png", pictures, titles)
-    [cat] = CAMExtractor(model, **fast)(PHOTOS / "chelsea.jpg", "cat")
-    cat.panel().save(FIGURES / "panel.png", optimize=True)
+    result.panel().save(FIGURES / "panel.png", optimize=True)
 
     # A map of random scores, thresholded, against a disc: what the measuring tutorial draws.
     y, x = torch.meshgrid(torch.linspace(-1, 1, 96), torch.linspace(-1, 1, 96), indexing="ij")
