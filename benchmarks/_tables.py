@@ -41,4 +41,6 @@ def preset_of(record: Mapping[str, Any]) -> str | None:
     """The preset whose scales, mirror and stride a record has, as presets are now."""
     seen = {key: record[key] for key in ("scales", "flip", "stride") if record.get(key) is not None}
     presets = json.loads(json.dumps(PRESETS))  # lists for tuples, as in a record
-    return next((name for name, settings in presets.items() if settings == seen), None)
+    tiled = {name: {key: value for key, value in way.items() if key != "tile"} for name, way in presets.items()}
+    found = next((name for name, settings in tiled.items() if settings == seen), None)
+    return found or (record["preset"] if record.get("preset") in presets else None)

@@ -64,7 +64,7 @@ def main(
         means = {way: round(float(mean_iou(counts)), 6) for way, counts in ways.items()}
         print(name, {way: f"{100 * miou:.2f}" for way, miou in means.items()})
         save(
-            records / f"masks_{model.removeprefix('crt_vit_').replace('.', '_')}_{name}{suffix}.json",
+            records / f"ways_{model.removeprefix('crt_vit_').replace('.', '_')}_{name}{suffix}.json",
             "mask mIoU, with and without labels",
             model=model,
             refiner=refine,

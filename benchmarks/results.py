@@ -59,6 +59,22 @@ def seeds() -> str:
     return markdown((*columns, "best on the list itself"), rows)
 
 
+def masks() -> str:
+    """A row a record of benchmarks/masks.py."""
+    ways = {"seed": "seed", "seed_refined": "refined", "segment": "no labels", "segment_refined": "no labels, refined"}
+    rows = [
+        (
+            f"`{r['model']}`",
+            f"`{r['list']}` ({r['photos']}; {LISTS[r['list']]})",
+            seen_as(r),
+            *(f"**{percent(r['miou'][way])}**" for way in ways),
+            "-" if r["map"] is None else percent(r["map"]),
+        )
+        for r in sorted(records("ways_*.json"), key=lambda r: (r["model"], list(LISTS).index(r["list"])))
+    ]
+    return markdown(("model", "list (photos)", "seen", *ways.values(), "mAP"), rows)
+
+
 def ablation() -> str:
     """A row a record of benchmarks/ablation.py, simple to complete."""
     found = sorted(records("ablation_*.json"), key=lambda r: (r["tiling"], r["cnn"], r["coupling"], r["passes"]))
@@ -158,6 +174,7 @@ def errors() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "masks": masks,
     "seeds": seeds,
     "ablation": ablation,
     "refiners": refiners,

@@ -17,9 +17,9 @@ PHOTOS = Path(__file__).parent / "photos"
 SHOWN = {"astronaut.jpg": (["person"], 0), "camera.jpg": (["person"], 50), "chelsea.jpg": (["cat"], 0)}
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--model", default="crt_vit_t16")
-parser.add_argument("--preset", default="fast", choices=[*PRESETS, "none"], help="how images are seen")
-parser.add_argument("--refine", default="irn_lite0", help="a refiner, or none")
+parser.add_argument("--model", default="crt_vit_s16")
+parser.add_argument("--preset", default="whole", choices=[*PRESETS, "none"], help="how images are seen")
+parser.add_argument("--refine", default="pamr", help="a refiner, or none")
 parser.add_argument(
     "--height", type=int, default=218, help="of each row, in pixels; 218 makes a picture 1000 pixels wide"
 )
