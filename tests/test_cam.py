@@ -153,9 +153,7 @@ def test_logits_are_the_mean_of_the_highest_cells():
     assert seen == ((both > 0).nonzero().flatten().tolist() or [int(both.argmax())])
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"attention_power": -1.0}, {"pool": 0.0}, {"pool": 1.5}, {"activation": "tanh"}]
-)
+@pytest.mark.parametrize("arguments", [{"attention_power": -1.0}, {"pool": 0.0}, {"pool": 1.5}, {"activation": "tanh"}])
 def test_settings_of_the_map_have_ranges(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         CRT("vit_tiny_patch16_224", **arguments, **TINY)
