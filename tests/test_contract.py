@@ -5,6 +5,7 @@ import torch
 from timm.data import resolve_model_data_config
 
 import crt
+from crt.models import BoundaryNet, SegmentationNet
 from crt.models.registry import model_entrypoint
 
 
@@ -88,3 +89,67 @@ def test_export_and_compile(model):
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(exported(x), expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
+
+
+SMALL = "mobilenetv3_small_050"
+NETWORKS = {
+    "BoundaryNet": lambda: BoundaryNet(SMALL, boundary_width=8, displacement_width=8),
+    "SegmentationNet": lambda: SegmentationNet("unet", f"tu-{SMALL}", num_classes=2, class_names=["one", "two"]),
+}
+
+
+@pytest.fixture(params=NETWORKS, scope="module")
+def network(request):
+    if request.param == "SegmentationNet":
+        pytest.importorskip("segmentation_models_pytorch", reason="needs the extra `segment`")
+    torch.manual_seed(0)
+    return NETWORKS[request.param]().eval()
+
+
+def outputs(network, x):
+    """Everything that a network computes on normalized floats, as a tuple."""
+    return tuple(network.forward_maps(x)) if isinstance(network, BoundaryNet) else (network(x),)
+
+
+@torch.no_grad()
+def test_shapes_of_networks(network):
+    shapes = [tuple(found.shape) for found in outputs(network, torch.randn(2, 3, 70, 90))]
+    boundary = [(2, 1, 18, 23), (2, 2, 18, 23)]
+    assert shapes == (boundary if isinstance(network, BoundaryNet) else [(2, 3, 70, 90)])
+
+
+def test_every_parameter_of_a_network_that_trains_gets_a_gradient(network):
+    network.zero_grad()
+    sum((found**2).sum() for found in outputs(network.train(), torch.randn(2, 3, 64, 64))).backward()
+    without = [
+        name for name, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())
+    ]
+    network.zero_grad()
+    network.eval()
+    assert not without
+
+
+def test_a_saved_network_is_the_same(network, tmp_path):
+    network.save_pretrained(tmp_path)
+    again = type(network).from_pretrained(tmp_path)
+    assert again.config == network.config and not again.training
+    state = again.state_dict()
+    assert state.keys() == network.state_dict().keys()
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+class _Outputs(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return outputs(self.network, x)
+
+
+def test_export_of_networks(network):
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        exported = torch.export.export(_Outputs(network), (x,)).module()
+        for found, wanted in zip(exported(x), outputs(network, x), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from crt import __version__
-from crt.cli import cam, demo, evaluate, fit, models, pseudo, train
+from crt.cli import cam, demo, evaluate, export, fit, models, pseudo, train
 from crt.cli.screen import SafeGroup, say, start_logging
 
 __all__ = ["app"]
@@ -26,6 +26,7 @@ app.command()(fit.fit)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(train.app, name="train")
 app.command()(models.models)
+app.command()(export.export)
 app.command()(demo.demo)
 
 

@@ -21,6 +21,7 @@ from crt.cam.tiling import cut, pad_to
 from crt.cam.views import Tiling, view_of
 from crt.models.backbones import fit_plain_vit, fit_position_embedding, plain_vit, vit_outline
 from crt.models.config import SETTINGS, check_classes, check_config
+from crt.models.export import ExportMixin
 from crt.models.hub import load_weights
 from crt.models.hub_mixin import HubMixin
 from crt.models.reference import read_reference
@@ -29,7 +30,7 @@ from crt.models.tokens import run_passes
 __all__ = ["CRT"]
 
 
-class CRT(nn.Module, CAMMixin, HubMixin):
+class CRT(nn.Module, CAMMixin, ExportMixin, HubMixin):
     """A plain ViT, run ``num_passes`` times on overlapping tiles; a convolution reads class maps off its patches.
 
     Args:
@@ -91,11 +92,9 @@ class CRT(nn.Module, CAMMixin, HubMixin):
         super().__init__()
         checked = check_config(given, "CRT")
         self.num_passes, self.tile, self.stride = checked["num_passes"], checked["tile"], checked["stride"]
-        self.attention_power, self.activation, self.pool = (
-            checked[n] for n in ("attention_power", "activation", "pool")
-        )
-        self.spread, self.classifier_kind, self.whole = (checked[n] for n in ("spread", "classifier", "whole"))
-        self.seed_threshold = checked["seed_threshold"]
+        self.attention_power, self.activation = checked["attention_power"], checked["activation"]
+        self.pool, self.spread, self.whole = checked["pool"], checked["spread"], checked["whole"]
+        self.classifier_kind, self.seed_threshold = checked["classifier"], checked["seed_threshold"]
         self.backbone_name, self.backbone_args = checked["backbone"], checked["backbone_args"] or {}
         self.image_size: int = checked["image_size"] or self.tile
         self.backbone = plain_vit(self.backbone_name, self.image_size, self.backbone_args)
@@ -129,12 +128,8 @@ class CRT(nn.Module, CAMMixin, HubMixin):
     @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments as they are now: the contents of config.json."""
-        changed = {
-            "backbone": self.backbone_name,
-            "classifier": self.classifier_kind,
-            "mean": self._mean,
-            "std": self._std,
-        }
+        changed: dict[str, Any] = {"backbone": self.backbone_name, "classifier": self.classifier_kind}
+        changed |= {"mean": self._mean, "std": self._std}
         settings = {name: changed.get(name, getattr(self, name)) for name in SETTINGS["CRT"]}
         if self.image_size == self.tile:
             del settings["image_size"]
@@ -238,18 +233,21 @@ class CRT(nn.Module, CAMMixin, HubMixin):
             Where a tile has n times as many patches as the model's own, each gets an n-th of the attention: it is
             brought to the same level first.  No gradients; the model's mode stays as found.
         """
-        rows: list[Tensor] = []
         with torch.no_grad(), evaluating(self):
-            tokens = self.forward_features(tiles.to(self.head.weight), rows if self.attention_power else None)
-            patches, logits = self._patches(tokens, tiles.shape[-2]), self._classify(tokens)
-            maps = self.head(patches)
+            return self.compute_maps(tiles)
+
+    def compute_maps(self, tiles: Tensor) -> TileMaps:
+        """``tile_maps`` as it is in the current mode, with gradients: what is exported."""
+        rows: list[Tensor] = []
+        tokens = self.forward_features(tiles.to(self.head.weight), rows if self.attention_power else None)
+        patches, logits = self._patches(tokens, tiles.shape[-2]), self._classify(tokens)
+        maps = self.head(patches)
         features = patches if self.spread else None
         if not rows:
             return TileMaps(maps, torch.ones_like(maps[:, :1], dtype=torch.float32), logits, features)
         level = rows[0].shape[1] / (self.tile // self.patch) ** 2
         attention = (torch.stack(rows).sum(dim=0) * level) ** self.attention_power
-        attention = rearrange(attention, "t (h w) -> t 1 h w", h=maps.shape[-2])
-        return TileMaps(maps, attention, logits, features)
+        return TileMaps(maps, rearrange(attention, "t (h w) -> t 1 h w", h=maps.shape[-2]), logits, features)
 
     def load_backbone(self, state: dict[str, Tensor], name: str) -> None:
         """Loads a plain ViT's state dict in timm's layout into the backbone, resampled and folded where it must be.

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from crt._messages import did_you_mean, printable
 from crt.images import ImagesLike, normalize, resize, shrink_factor, to_tensors
 from crt.models.config import check_config
+from crt.models.export import ExportMixin
 from crt.models.hub import load_features
 from crt.models.hub_mixin import HubMixin
 
@@ -39,7 +40,7 @@ STRIDE = 32  # images are padded to multiples of it
 OUTSIDE = 255  # in masks of several images, pixels beyond the smaller ones
 
 
-class SegmentationNet(nn.Module, HubMixin):
+class SegmentationNet(nn.Module, ExportMixin, HubMixin):
     """Images to masks: K classes and the background.
 
     Args:
@@ -56,6 +57,7 @@ class SegmentationNet(nn.Module, HubMixin):
     """
 
     config_table: ClassVar[str] = "SegmentationNet"
+    graphs = ("segment",)
 
     def __init__(
         self,

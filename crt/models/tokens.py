@@ -9,8 +9,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from crt.cam.attention import class_attention
@@ -46,11 +46,12 @@ def _embed(vit: Any, x: Tensor) -> Tensor:
     """(T, 3, H, W) -> tokens with their positions."""
     embed = vit.patch_embed
     grid = (x.shape[-2] // embed.patch_size[0], x.shape[-1] // embed.patch_size[1])
-    if grid == tuple(embed.grid_size):
+    symbolic = not all(isinstance(side, int) for side in grid)  # while a graph of any size is exported
+    if not symbolic and grid == tuple(embed.grid_size):
         return vit._pos_embed(embed(x))
     patches = embed.norm(embed.proj(x).flatten(2).transpose(1, 2))
     first = [getattr(vit, name, None) for name in ("cls_token", "dist_token", "reg_token")]
-    prefix = [token.expand(len(x), -1, -1) for token in first if token is not None]
+    prefix = [token.expand(x.shape[0], -1, -1) for token in first if token is not None]
     own = positions(vit, grid).to(patches.dtype)
     if vit.no_embed_class:
         return vit.pos_drop(torch.cat([*prefix, patches + own], dim=1))
@@ -61,7 +62,8 @@ def positions(vit: Any, grid: tuple[int, int]) -> Tensor:
     """The position embedding for another grid, (1, tokens, D) float32; the last few are kept until it changes."""
     learned = vit.pos_embed
     trained = torch.is_grad_enabled() and learned.requires_grad
-    if trained or learned.is_inference() or torch.is_inference_mode_enabled():
+    compiled = torch.compiler.is_compiling()  # ``torch.export``, too: its tensors have no address
+    if compiled or trained or learned.is_inference() or torch.is_inference_mode_enabled():
         return _interpolate(vit, grid)
     kept = _cache.setdefault(vit, OrderedDict())
     key = (grid, learned.data_ptr(), learned._version, learned.dtype, learned.device)
@@ -75,5 +77,7 @@ def positions(vit: Any, grid: tuple[int, int]) -> Tensor:
 
 def _interpolate(vit: Any, grid: tuple[int, int]) -> Tensor:
     prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-    size, old = list(grid), list(vit.patch_embed.grid_size)
-    return resample_abs_pos_embed(vit.pos_embed.float(), size, old, prefix, interpolation="bicubic", antialias=False)
+    first, patches = vit.pos_embed.float().tensor_split([prefix], dim=1)
+    learned = patches.unflatten(1, tuple(vit.patch_embed.grid_size)).permute(0, 3, 1, 2)
+    resized = F.interpolate(learned, grid, mode="bicubic", align_corners=False)
+    return torch.cat([first, resized.flatten(2).transpose(1, 2)], dim=1)

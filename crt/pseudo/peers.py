@@ -27,14 +27,14 @@ class Peers:
         patience: seconds without a sign of life after which a process counts as dead.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1, store: dist.Store | None = None, patience: float = 60) -> None:
+    def __init__(self, rank: int = 0, world: int = 1, store: dist.Store | None = None, patience: float = 45) -> None:
         self.rank, self.world, self.store, self.patience = rank, world, store, patience
         self._ended = threading.Event()
         if store is not None:
             threading.Thread(target=self._beat, daemon=True).start()
 
     @classmethod
-    def from_environment(cls, patience: float = 60) -> "Peers":
+    def from_environment(cls, patience: float = 45) -> "Peers":
         """Those that a launcher started with this process; without a launcher it is alone.
 
         Raises:
