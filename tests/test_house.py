@@ -179,7 +179,7 @@ def test_no_room_needs_another_that_needs_it():
 @FILES
 def test_files_and_functions_stay_small(file):
     text = file.read_text()
-    assert len(text.splitlines()) <= 312
+    assert len(text.splitlines()) <= 300
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             first = node.body[1 if ast.get_docstring(node) and len(node.body) > 1 else 0]

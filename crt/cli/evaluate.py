@@ -1,6 +1,5 @@
 """``crt eval``: measuring."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,7 +33,7 @@ from crt.cli.common import (
     make_extractor,
     progress_bar,
 )
-from crt.cli.measured import Source, images_with_masks
+from crt.cli.measured import Source, images_with_masks, name_refiner, title_worst
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -123,7 +122,7 @@ def eval_cam(
     given = "their own labels" if maps is None else "the labels saved with the maps"
     kind = "seed mIoU" if refine == "none" else "refined mIoU"
     title = (
-        f"{kind} {100 * best:.2f} of {f'{name}{_after(refine)}' if maps is None else maps} on {source.title} "
+        f"{kind} {100 * best:.2f} of {f'{name}{name_refiner(refine)}' if maps is None else maps} on {source.title} "
         f"({len(data)} images, {given}, masks' resolution), background threshold {report.level(threshold)} ({rule}); "
         f"over the classes FP {report.percent(float(fp[1:].nanmean()))}, "
         f"FN {report.percent(float(fn[1:].nanmean()))}; mIoU at {report.rules(found)}"
@@ -153,7 +152,7 @@ def eval_cam(
     report.write_plot(plot, title, "background threshold", levels, {kind: curve.tolist()})
     rows = sheets.seed_rows(data, low, seeds, threshold)
     with autocast(target, bf16):
-        report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
+        report.write_sheet(worst, title_worst(low, title), rows, columns=2, width=600)
 
 
 @app.command("masks")
@@ -205,7 +204,7 @@ def eval_masks(
         worst=[{"name": photo, "miou": records.share(score)} for _, photo, score in low],
     )
     rows = sheets.mask_rows(data, low, masks)
-    report.write_sheet(worst, _worst_title(low, title), rows, columns=2, width=600)
+    report.write_sheet(worst, title_worst(low, title), rows, columns=2, width=600)
 
 
 @app.command("boxes")
@@ -264,7 +263,7 @@ def eval_boxes(
     peak = "best on this list" if len(levels) > 1 else "given"
     resolution = f"photos seen at {square} x {square}" if square else "photos' own resolution"
     title = (
-        f"{model}{_after(refine)} on {source.title} of {source.root} ({len(data)} images, {resolution}), "
+        f"{model}{name_refiner(refine)} on {source.title} of {source.root} ({len(data)} images, {resolution}), "
         f"threshold {report.level(share)} ({rule}), {screen.box_scores(fixed, curve, peak)}"
     )
     per_class = screen.per_class(data, found)
@@ -298,12 +297,4 @@ def eval_boxes(
     curves = dict(zip([f"BoxAcc, IoU {iou}" for iou in ious], curve["box_acc"].T.tolist(), strict=True))
     report.write_plot(plot, title, "threshold (share of the map's range)", levels, curves)
     rows = sheets.box_rows(data, low, found.boxes)
-    report.write_sheet(worst, _worst_title(low, title), rows, columns=5, width=230)
-
-
-def _after(refine: str) -> str:
-    return "" if refine == "none" else f" refined by {refine}"
-
-
-def _worst_title(low: Sequence[Any], title: str) -> str:
-    return f"The worst {len(low)} photos. {title}"
+    report.write_sheet(worst, title_worst(low, title), rows, columns=5, width=230)

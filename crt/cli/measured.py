@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from crt.data import ImageDataset
 
-__all__ = ["Source", "images_with_masks", "truth_masks"]
+__all__ = ["Source", "images_with_masks", "name_refiner", "title_worst", "truth_masks"]
 
 
 class Source(NamedTuple):
@@ -83,3 +83,13 @@ def truth_masks(truth: Path, images: Path | None, class_names: Sequence[str]) ->
     both = zip(masks, names, strict=True)
     samples = [Sample(image=found.get(name, mask), name=name, labels=[], mask=mask) for mask, name in both]
     return ImageDataset(samples, list(class_names))
+
+
+def name_refiner(refine: str) -> str:
+    """What a title says of the refiner."""
+    return "" if refine == "none" else f" refined by {refine}"
+
+
+def title_worst(low: Sequence[object], title: str) -> str:
+    """The title of a sheet of the worst photos."""
+    return f"The worst {len(low)} photos. {title}"

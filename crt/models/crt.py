@@ -7,7 +7,7 @@ transformer without the outer sum; padding and mirroring are aligned exactly by 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from einops import rearrange
@@ -138,17 +138,10 @@ class CRT(nn.Module, CAMMixin, ExportMixin, HubMixin):
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
         """What timm's tools ask of a model, for example ``timm.data.resolve_model_data_config(model)``."""
-        return {
-            "architecture": self.backbone_name,
-            "num_classes": self.num_classes,
-            "input_size": (3, self.tile, self.tile),
-            "mean": tuple(self._mean),
-            "std": tuple(self._std),
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "first_conv": "backbone.patch_embed.proj",
-            "classifier": "head",
-        }
+        size, mean, std = (3, self.tile, self.tile), tuple(self._mean), tuple(self._std)
+        own = {"architecture": self.backbone_name, "num_classes": self.num_classes, "input_size": size}
+        same = {"interpolation": "bilinear", "crop_pct": 1.0, "first_conv": "backbone.patch_embed.proj"}
+        return {**own, **same, "mean": mean, "std": std, "classifier": "head"}
 
     @property
     def device(self) -> torch.device:
@@ -217,9 +210,8 @@ class CRT(nn.Module, CAMMixin, ExportMixin, HubMixin):
         if self.classifier is None:
             return pool_maps(self.forward_maps(x), self.pool)
         height, width = (-(-side // self.patch) * self.patch for side in x.shape[-2:])
-        logits = self._classify(self.forward_features(pad_to(x.to(self.head.weight.dtype), height, width)))
-        assert logits is not None
-        return logits
+        tokens = self.forward_features(pad_to(x.to(self.head.weight.dtype), height, width))
+        return cast(Tensor, self._classify(tokens))
 
     def tile_maps(self, tiles: Tensor) -> TileMaps:
         """What a CAM is the product of: class maps, and the class token's attention.
