@@ -43,8 +43,7 @@ __all__ = [
     "read_weights",
 ]
 
-# The base error of the HTTP library below huggingface_hub, whichever it is (requests, httpx, httpx2).
-TransportError: type[Exception] = HfHubHTTPError.__bases__[0]
+TransportError: type[Exception] = HfHubHTTPError.__bases__[0]  # of the HTTP library below huggingface_hub
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MAX_CONFIG, MAX_HEADER = 4_000_000, 16_000_000  # bytes
 FLOATS = ("F16", "BF16", "F32", "F64")
@@ -85,10 +84,8 @@ def from_path(path: str | os.PathLike[str]) -> Source:
         raise FileNotFoundError(f"there is no weights file or folder at {shown}.")
     require_regular(path)
     if path.suffix != ".safetensors":
-        raise ValueError(
-            f"{shown} is not a .safetensors file; other formats can run code when they are read. Convert it once with "
-            f"safetensors.torch.save_file(state_dict, 'model.safetensors')."
-        )
+        advice = "convert it once with safetensors.torch.save_file(state_dict, 'model.safetensors')"
+        raise ValueError(f"{shown} is not a .safetensors file; {advice}. Other formats can run code when read.")
     beside = path.with_name(CONFIG)
     return Source(str(path), path, read_config(beside) if beside.exists() else {})
 

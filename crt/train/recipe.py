@@ -278,9 +278,7 @@ def make_recipe(
     known = [key for key, recipe in RECIPES.items() if isinstance(recipe, stage)]
     if name not in known:
         raise ValueError(f"unknown recipe {str(name)[:60]!r}; there are {', '.join(known)}.")
-    recipe = RECIPES[name]
-    pairs = changes.items() if isinstance(changes, Mapping) else map(_parse, changes)
-    values = dict(pairs)
+    recipe, values = RECIPES[name], dict(changes if isinstance(changes, Mapping) else map(_parse, changes))
     fields = [field.name for field in dataclasses.fields(recipe)]
     for setting in values:
         if setting not in fields:
