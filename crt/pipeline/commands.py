@@ -6,6 +6,7 @@ from pathlib import Path
 
 from crt.pipeline.journal import Journal
 from crt.pipeline.recipe import FitRecipe, default_start
+from crt.pipeline.stages import BATCH_PATCHES
 
 __all__ = ["repeat_commands"]
 
@@ -43,8 +44,29 @@ def repeat_commands(folder: Path, recipe: FitRecipe, source: str, journal: Journ
         ours = recipe.segmentation.arch == "crt"
         other = f"--arch {recipe.segmentation.arch} --encoder {recipe.segmentation.encoder}"
         found.append(("segment", f"{net} {'--start ' + _quoted(folder, 'cam', 'model') if ours else other}"))
+    else:
+        epochs = journal.facts("segment").get("epochs", 3)
+        found.append(("segment", _head(folder, masks, recipe, epochs)))
     use = f"crt segment NEW_PHOTOS --model local-dir:{_quoted(folder, 'model')} --out NEW_MASKS"
     return [*found, ("new photos", use)]
+
+
+def _head(folder: Path, masks: str, recipe: FitRecipe, epochs: int) -> str:
+    """The last stage on cached features, in Python; ``photos`` are those of the CAM stage."""
+    return (
+        "import crt, torch\n"
+        "from crt.train.features import FeatureCache\n"
+        "from crt.train.frozen import fold_background\n"
+        "from crt.train.head import HeadRecipe, install_head, patch_masks, train_head\n"
+        "from crt.train.objectness import Linear\n"
+        f"model = crt.create_model({'local-dir:' + _path(folder, 'cam', 'model')!r}, pretrained=True)\n"
+        f"cache = FeatureCache(model, photos, {_path(folder, 'cam', 'features')!r}, scale={recipe.frozen.view_scale})\n"
+        f"settings = HeadRecipe(epochs={epochs}, batch_patches={BATCH_PATCHES}, weight_decay=0.01)\n"
+        f"targets = patch_masks(cache, photos.with_masks({_path(folder, masks)!r}))\n"
+        f"head = train_head(cache, settings, targets=targets, seed={recipe.seed})\n"
+        "head = Linear(head.weight[:, :, 0, 0], head.bias)\n"
+        "install_head(model, fold_background(head, torch.zeros(model.num_classes)))"
+    )
 
 
 def _pseudo(folder: Path, source: str, name: str, refiner: str, journal: Journal) -> str:

@@ -16,7 +16,7 @@ p{{margin:.25rem 0 .75rem;max-width:45rem}}
 .kicker{{margin:0;color:var(--main);font-weight:600}}
 .tiles{{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.5rem}}
 .tiles div{{background:var(--tint);border-radius:.5rem;padding:.6rem .75rem}}
-.tiles b{{display:block;font-size:1.3rem}}
+.tiles b{{display:block;font-size:1.2rem;white-space:nowrap}}
 .tiles span,.strip span,footer{{color:var(--soft);font-size:.85rem;line-height:1.3}}
 article{{margin:0 0 1.25rem;break-inside:avoid}}
 article h3,article p{{margin:0;font-size:.9rem}}

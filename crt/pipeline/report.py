@@ -28,6 +28,8 @@ TITLES = {
     "masks-boundary": "Masks with the boundary network",
     "segment": "Segmentation",
     "final mask": "Final mask, no labels used",
+    "everything": "All of it",
+    "new photos": "New photos",
 }
 MOST_CLASSES = 40  # in tables with a row for each class
 MOST_FILES = 20

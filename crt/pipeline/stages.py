@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -39,6 +40,7 @@ BATCH_PATCHES = 4096
 SCORED = 100  # photos whose scores give the thresholds
 SCORES = 1000  # of each of them
 MOST_EPOCHS = 100
+HELD = 100_000_000  # numbers of patches' targets that are kept in memory
 
 Model = CRT | SegmentationNet
 
@@ -148,6 +150,8 @@ class Stages:
         cache = FeatureCache(model, self.dataset, self.folder / "cam" / "features", scale=scale, progress=self.progress)
         targets = patch_masks(cache, masked)
         patches = int(cache.grids().prod(dim=1).sum())
+        if patches * (len(masked.class_names) + 1) < HELD:  # few photos are seen many times
+            targets = functools.lru_cache(maxsize=None)(targets)
         epochs = min(MOST_EPOCHS, max(3, math.ceil(HEAD_STEPS * BATCH_PATCHES / patches)))
         recipe = HeadRecipe(epochs=epochs, batch_patches=BATCH_PATCHES, weight_decay=0.01)
         head = train_head(cache, recipe, targets=targets, seed=self.recipe.seed)
