@@ -72,6 +72,10 @@ def main(name: str) -> None:
         pictures.append(draw_mask(image, refined.mask(), model.class_names, tags=False))
         titles.append(name)
     write("refiners.png", pictures, titles)
+
+    # The result of the start page, by the commands' default model.
+    default = create_model("crt_vit_s16", pretrained=True)
+    [result] = CAMExtractor(default)(image, CLASS)
     result.panel().save(FIGURES / "panel.png", optimize=True)
 
     # A map of random scores, thresholded, against a disc: what the measuring tutorial draws.
