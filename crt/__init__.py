@@ -39,7 +39,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("cam", "data", "losses", "metrics", "models", "pipeline", "pseudo", "refine", "viz"):
+    if name in ("cam", "data", "losses", "metrics", "models", "pipeline", "pseudo", "refine", "segmenting", "viz"):
         return import_module(f"crt.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'crt' has no attribute {name!r}")

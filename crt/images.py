@@ -22,6 +22,7 @@ __all__ = [
     "ImageLike",
     "ImagesLike",
     "denormalize",
+    "image_size",
     "normalize",
     "open_image",
     "resize",
@@ -38,6 +39,7 @@ ImagesLike: TypeAlias = ImageLike | Sequence[ImageLike]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # MPO, of two pictures in a JPEG, is read as JPEG
 _HIGHEST_NORMALIZED = 30.0
+_ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 change width and height
 
 
 def open_image(path: str | os.PathLike[str], *, max_side: int | None = None) -> Tensor:
@@ -70,6 +72,25 @@ def open_image(path: str | os.PathLike[str], *, max_side: int | None = None) -> 
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         reason = str(error) or type(error).__name__
         raise OSError(f"{name} cannot be read as a photo: {printable(reason, 300)}") from error
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(H, W) of what ``open_image`` reads without ``max_side``; only the head of the file is read.
+
+    Raises:
+        FileNotFoundError, OSError: as for ``open_image``.
+    """
+    file, name = require_regular(path), printable(path)
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except FileNotFoundError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise OSError(f"{name} cannot be read as a photo: it is not one of {', '.join(FORMATS)}.") from None
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        raise OSError(f"{name} cannot be read as a photo: {printable(error, 300)}") from error
 
 
 def to_tensors(images: ImagesLike, *, device: torch.device | None = None, max_side: int | None = None) -> list[Tensor]:

@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from crt._files import require_regular
 from crt._messages import printable
 from crt.images import FORMATS
 
-__all__ = ["load_mask", "palette", "save_mask"]
+__all__ = ["load_mask", "palette", "resize_mask", "save_mask"]
 
 
 def palette() -> np.ndarray:
@@ -21,6 +22,20 @@ def palette() -> np.ndarray:
         for channel in range(3):
             colours[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
     return colours
+
+
+def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """A (h, w) mask at another size: each pixel takes the nearest one's value; memory for two masks.
+
+    >>> resize_mask(torch.tensor([[1, 2]]), (2, 4))
+    tensor([[1, 1, 2, 2],
+            [1, 1, 2, 2]])
+    """
+    for axis, (old, new) in enumerate(zip(mask.shape, size, strict=True)):
+        if old != new:
+            nearest = (torch.arange(new, device=mask.device) * 2 + 1) * old // (2 * new)
+            mask = mask.index_select(axis, nearest)
+    return mask
 
 
 def save_mask(mask: Tensor | np.ndarray, path: str | os.PathLike[str], *, wide: bool = False) -> None:

@@ -68,7 +68,10 @@ ALLOWED = {
         "typing_extensions",
         "PIL",
     },
-    "pseudo": {"", *GROUND, *TENSORS, "cam", "data", "refine", "PIL"},
+    # Jobs write masks, however they are made; pseudo masks and segmentation say how.
+    "jobs": {"", *GROUND, *TENSORS, "data"},
+    "pseudo": {*GROUND, *TENSORS, "cam", "data", "jobs"},
+    "segmenting": {*GROUND, *TENSORS, "cam", "data", "jobs", "PIL"},
     "demo": {*GROUND, *TENSORS, "cam", "models", "refine", "viz", "PIL", "gradio"},
     # All stages in a row stand above the rooms of each.
     "pipeline": {
@@ -78,6 +81,7 @@ ALLOWED = {
         "cam",
         "data",
         "evaluate",
+        "jobs",
         "models",
         "pseudo",
         "refine",
@@ -95,8 +99,10 @@ ALLOWED = {
         "evaluate",
         "metrics",
         "models",
+        "jobs",
         "pseudo",
         "refine",
+        "segmenting",
         "train",
         "viz",
         "typer",

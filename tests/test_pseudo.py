@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import crt
-import crt.pseudo.job
+import crt.jobs.job
 from crt.cam import CAMExtractor
 from crt.cli import app
 from crt.data import ImageDataset
@@ -133,20 +133,20 @@ def test_processes_share_the_photos(folder, tiny):
 
 def test_a_full_disk_leaves_whole_files_and_the_job_goes_on(folder, tiny, monkeypatch):
     job = (CAMExtractor(tiny), None, photos_of(folder, tiny), folder / "out")
-    real, calls = crt.pseudo.job.save_mask, []
+    real, calls = crt.jobs.job.save_mask, []
 
-    def full(mask, path):
+    def full(mask, path, **settings):
         calls.append(path)
         if len(calls) == 4:
             path.write_bytes(b"\x89PNG half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(mask, path)
+        real(mask, path, **settings)
 
-    monkeypatch.setattr(crt.pseudo.job, "save_mask", full)
+    monkeypatch.setattr(crt.jobs.job, "save_mask", full)
     with pytest.raises(OSError, match="No space left"):
         make_pseudo_masks(*job, threshold=0.4)
     assert len(masks_in(folder / "out")) == 3 and not list((folder / "out").rglob("*.part"))
-    monkeypatch.setattr(crt.pseudo.job, "save_mask", real)
+    monkeypatch.setattr(crt.jobs.job, "save_mask", real)
     assert make_pseudo_masks(*job, threshold=0.4)[:2] == (COUNT - 3, 3)
 
 
@@ -240,7 +240,7 @@ def test_no_mask_lands_outside_or_on_a_photo(folder, tiny, file):
     done = CliRunner().invoke(app, arguments(folder, folder / "out"))
     assert done.exit_code == 2 and "line 14" in done.output and "leaves the folder" in done.output
     assert len(masks_in(folder / "out")) == COUNT
-    with pytest.raises(ValueError, match="would overwrite"):
+    with pytest.raises(ValueError, match="would be overwritten"):
         make_pseudo_masks(
             CAMExtractor(tiny), None, ImageDataset.from_csv(*both(folder)), folder / "photos", threshold=0.3
         )

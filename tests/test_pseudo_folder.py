@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-import crt.pseudo.job
-import crt.pseudo.manifest
+import crt.jobs.job
+import crt.jobs.manifest
 from crt._files import lock_folder
 from crt.cam import CAMExtractor
 from crt.data import ImageDataset
+from crt.jobs.peers import Peers
 from crt.masks import load_mask
 from crt.models import BoundaryNet
 from crt.pseudo import make_pseudo_masks
-from crt.pseudo.peers import Peers
 from crt.refine import PAMR, RandomWalk
 from crt.refine.attention import AttentionAffinity
 from crt.refine.crf import CRFSettings, crf_labels
@@ -158,7 +158,7 @@ def test_a_folder_of_an_older_version_is_refused(folder, job):  # noqa: F811
 def test_resuming_reads_no_photo_and_no_mask(folder, job, monkeypatch):  # noqa: F811
     make_pseudo_masks(*job, threshold=0.4)
     with monkeypatch.context() as patch:
-        patch.setattr(crt.pseudo.manifest.Stamp, "of", lambda path: pytest.fail(f"{path} was read"))
+        patch.setattr(crt.jobs.manifest.Stamp, "of", lambda path: pytest.fail(f"{path} was read"))
         assert make_pseudo_masks(*job, threshold=0.4)[:2] == (0, COUNT)
     for file in [*(folder / "photos").rglob("*.png"), *(folder / "out").rglob("*.png")]:
         os.utime(file, (0, 0))  # as copies are: then the content counts
@@ -196,17 +196,17 @@ def test_a_photo_too_large_to_compute_is_one_failure(folder, tiny, monkeypatch, 
 
 
 def test_many_failures_in_a_row_are_not_the_photos(job, tiny, monkeypatch):
-    monkeypatch.setattr(crt.pseudo.job, "_TOO_MANY", 5)
+    monkeypatch.setattr(crt.jobs.job, "_TOO_MANY", 5)
     monkeypatch.setattr(type(tiny), "tile_maps", lambda self, tiles: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make_pseudo_masks(*job, threshold=0.3)
 
 
 def test_a_full_disk_names_the_file(job, monkeypatch):
-    def full(mask, path):
+    def full(mask, path, **settings):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(crt.pseudo.job, "save_mask", full)
+    monkeypatch.setattr(crt.jobs.job, "save_mask", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*out/set0/0.png'"):
         make_pseudo_masks(*job, threshold=0.3)
 
@@ -224,7 +224,7 @@ def test_an_interrupt_says_what_is_done(job):
 
 
 def test_claimed_chunks_go_to_who_is_free(job, monkeypatch):
-    monkeypatch.setattr(crt.pseudo.job, "CHUNK", 5)
+    monkeypatch.setattr(crt.jobs.job, "CHUNK", 5)
     numbers = iter([0, 2, 7])
     assert make_pseudo_masks(*job, threshold=0.3, process=(0, 2), claim=lambda: next(numbers)).written == 7
     others = iter([1, 3])

@@ -93,7 +93,7 @@ class CAMExtractor:
 
     def stream(
         self, pairs: Iterable[tuple[ImageLike, LabelsLike | None]], *, size: tuple[int, int] | None = None
-    ) -> Iterator[CAMResult]:
+    ) -> Generator[CAMResult, None, None]:
         """CAMs of any number of (image, labels) pairs, one after another; only those in flight are held.
 
         The pairs are asked for, and pictures decoded, in a thread, up to two ahead of the computing.

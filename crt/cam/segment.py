@@ -6,7 +6,8 @@ background score, as a seed is.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -88,7 +89,7 @@ class Segmenter:
         """Masks of one image, or of a batch or list of images; see ``CRT.cam`` for what an image may be."""
         return list(self.stream(to_tensors(images, device=self.model.device)))
 
-    def stream(self, images: Iterable[ImageLike]) -> Iterator[Segmentation]:
+    def stream(self, images: Iterable[ImageLike]) -> Generator[Segmentation, None, None]:
         """Masks of any number of images, one after another; only those in flight are held.
 
         Raises:
@@ -96,11 +97,12 @@ class Segmenter:
         """
         compete = self.model.activation == "softmax"
         everything = torch.ones(1, self.model.num_classes, dtype=torch.bool) if compete else None
-        for result in self.extractor.stream((image, everything) for image in images):
-            if compete:  # refine only what was found somewhere
-                result = result.keep([int(value) - 1 for value in result.mask(self.threshold).unique()])
-            mask = result.refined(self.refiner).mask(self.threshold)
-            yield Segmentation(mask, self.model.class_names, result.pixels)
+        with closing(self.extractor.stream((image, everything) for image in images)) as results:
+            for result in results:
+                if compete:  # refine only what was found somewhere
+                    result = result.keep([int(value) - 1 for value in result.mask(self.threshold).unique()])
+                mask = result.refined(self.refiner).mask(self.threshold)
+                yield Segmentation(mask, self.model.class_names, result.pixels)
 
 
 def stack_masks(masks: Sequence[Tensor]) -> Tensor:

@@ -44,7 +44,7 @@ def cam(
         float | None,
         typer.Option(min=0, max=1, help="Background score: lower values give larger masks. Default: the model's."),
     ] = None,
-    preset: Preset = "fast",
+    preset: Preset = None,
     scales: Scales = None,
     flip: Flip = None,
     stride: Stride = None,

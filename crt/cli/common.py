@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -52,6 +52,7 @@ __all__ = [
     "out",
     "progress_bar",
     "say",
+    "view_settings",
 ]
 
 _DATA, _VIEW, _MACHINE = "Data set", "How images are seen", "Machine"
@@ -107,8 +108,12 @@ Refine = Annotated[
 ]
 
 Preset = Annotated[
-    str,
-    typer.Option(help="fast, or paper (more scales, overlapping tiles; slower).", rich_help_panel=_VIEW),
+    str | None,
+    typer.Option(
+        help="fast, whole (the image at once, not in tiles), or paper (more scales, overlapping tiles; slower). "
+        "Default: whole for models trained to see whole images, fast for others.",
+        rich_help_panel=_VIEW,
+    ),
 ]
 Scales = Annotated[
     str | None,
@@ -188,16 +193,34 @@ def load_refiner(refine: str, network: "CRT", device: "torch.device") -> "nn.Mod
 
 
 def make_extractor(
-    network: "CRT", batch_size: int, scales: str | None, flip: bool | None, stride: int | None = None, preset: str = ""
+    network: "CRT",
+    batch_size: int,
+    scales: str | None,
+    flip: bool | None,
+    stride: int | None = None,
+    preset: str | None = "",
 ) -> "CAMExtractor":
-    """The ``CAMExtractor`` of a preset ("" is the library's defaults); options that are given replace the preset's."""
-    from crt.cam import PRESETS, CAMExtractor
+    """The ``CAMExtractor`` that the options ask for, see ``view_settings``."""
+    from crt.cam import CAMExtractor
+
+    return CAMExtractor(network, batch_size=batch_size, **view_settings(network, scales, flip, stride, preset))
+
+
+def view_settings(
+    network: object, scales: str | None, flip: bool | None, stride: int | None, preset: str | None
+) -> dict[str, Any]:
+    """How images are seen: a preset's settings, and in their place the options that are given.
+
+    None takes "whole" for models that see images at once by default, "fast" for others; "" the library's defaults.
+    """
+    from crt.cam import PRESETS
 
     if preset and preset not in PRESETS:
         raise ValueError(f"--preset {preset}: choose one of {', '.join(PRESETS)}. (Training recipes are --recipe.)")
+    if preset is None:  # a stride asks for tiles
+        preset = "whole" if getattr(network, "whole", False) and stride is None else "fast"
     given = {"scales": None if scales is None else factors(scales), "flip": flip, "stride": stride}
-    settings = {**PRESETS.get(preset, {}), **{name: value for name, value in given.items() if value is not None}}
-    return CAMExtractor(network, batch_size=batch_size, **settings)
+    return {**PRESETS.get(preset, {}), **{name: value for name, value in given.items() if value is not None}}
 
 
 def labelled_images(

@@ -71,7 +71,7 @@ def eval_cam(
         Path | None,
         typer.Option(help="Instead of --model: a folder of saved maps, NAME.cam.safetensors (from `crt cam`)."),
     ] = None,
-    preset: Preset = "fast",
+    preset: Preset = None,
     scales: Scales = None,
     flip: Flip = None,
     stride: Stride = None,
@@ -113,8 +113,7 @@ def eval_cam(
     data = source.load(known, masks=True)
     with autocast(target, bf16):
         found = measure_seeds(seeds(data), data, levels, fixed=fixed, progress=progress_bar)
-    threshold, best = found.curve.best()
-    curve = found.curve.compute().view(-1)
+    (threshold, best), curve = found.curve.best(), found.curve.compute().view(-1)
     place = int(curve.argmax())
     confusion = found.curve.confusion()[place]
     iou, (fp, fn) = iou_per_class(confusion), error_rates(confusion)

@@ -46,13 +46,16 @@ def pseudo(
     refine: Refine = "pamr",
     threshold: Annotated[
         str,
-        typer.Option(help="Background score. With LOW,HIGH, pixels with scores in between are marked unsure (255)."),
+        typer.Option(
+            help="Background score. With LOW,HIGH, pixels with scores in between are marked unsure (255). "
+            "auto fits LOW,HIGH to the maps of 200 images; an interrupted job keeps them."
+        ),
     ] = "0.34",
     clean: Annotated[
         bool,
         typer.Option("--clean", help="Clean the mask with a dense CRF, as IRN does (pip install 'crt-wsss\\[crf]')."),
     ] = False,
-    preset: Preset = "fast",
+    preset: Preset = None,
     scales: Scales = None,
     flip: Flip = None,
     stride: Stride = None,
@@ -65,13 +68,11 @@ def pseudo(
     Writes OUT/NAME.png for each image, and OUT/manifest.jsonl, which says what each mask was made from.
     Several processes (each uses its own GPU): `torchrun --nproc-per-node N -m crt.cli pseudo ...`
     """
+    from crt.jobs.peers import Peers
     from crt.pseudo import make_pseudo_masks
-    from crt.pseudo.peers import Peers
     from crt.refine.crf import crf_labels
 
-    levels: Any = factors(threshold, "--threshold")
-    if len(levels) > 2:
-        raise ValueError(f"--threshold {threshold}: expected one background score or LOW,HIGH.")
+    levels = _levels(threshold)
     peers = Peers.from_environment()
     target = find_device(device)
     network = load_model(model, target)
@@ -91,7 +92,7 @@ def pseudo(
             refiner,
             photos,
             output,
-            threshold=levels if len(levels) == 2 else levels[0],
+            threshold=levels,
             clean=crf_labels if clean else None,
             process=(peers.rank, peers.world),
             claim=peers.claim if peers.store is not None else None,
@@ -104,3 +105,13 @@ def pseudo(
         say(f"{written} masks written, {skipped} already there, {failed} failed -> {output}")
     if failed:
         raise typer.Exit(2)
+
+
+def _levels(text: str) -> Any:
+    """ "0.3" -> 0.3, "0.3,0.5" -> (0.3, 0.5), and "auto"."""
+    if text == "auto":
+        return text
+    levels = factors(text, "--threshold")
+    if len(levels) > 2:
+        raise ValueError(f"--threshold {text}: expected one background score, LOW,HIGH, or auto.")
+    return levels if len(levels) == 2 else levels[0]

@@ -28,6 +28,7 @@ out, err = Console(), Console(stderr=True)
 _RESUME = {
     "fit": "run the same command again to resume",
     "pseudo": "the masks written so far are complete; run the same command again to make the others",
+    "segment": "the masks written so far are complete; run the same command again to make the others",
     "train": "run the same command again to resume from the last checkpoint",
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 from crt import __version__
 from crt._files import require_regular, whole_file
 from crt._messages import printable
-from crt.pseudo.fingerprint import differences
+from crt.jobs.fingerprint import differences
 from crt.train.loop import Progress
 
 __all__ = ["Journal"]

@@ -1,7 +1,5 @@
 """Pseudo masks of any number of labelled photos; an interrupted job resumes, and several processes share one."""
 
-from crt.pseudo.job import make_pseudo_masks
+from crt.pseudo.masks import make_pseudo_masks
 
-__all__ = [
-    "make_pseudo_masks",
-]
+__all__ = ["make_pseudo_masks"]

@@ -9,20 +9,20 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from crt._files import require_regular, whole_file
-from crt.pseudo.fingerprint import JSON, differences
+from crt.jobs.fingerprint import JSON, differences
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Entry", "Manifest", "Stamp"]
+__all__ = ["Entry", "Manifest", "Stamp", "saved_settings"]
 
 MANIFEST, SETTINGS = "manifest.jsonl", "settings.json"
 _HEX = 16  # digits of the fingerprint in each line
@@ -77,6 +77,7 @@ class Manifest:
         settings: everything that changes a pixel, as JSON.
         information: what else is worth knowing (versions); it may differ.
         lead: this process may rewrite both files at the start; the others of its job only read and append.
+        endings: of the files of each photo: the mask's, whose content the lines tell, and those of files beside it.
 
     Raises:
         ValueError: the folder holds masks of other settings; the message says which.
@@ -84,9 +85,15 @@ class Manifest:
     """
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, JSON], information: Mapping[str, JSON], *, lead: bool = True
+        self,
+        folder: Path,
+        settings: Mapping[str, JSON],
+        information: Mapping[str, JSON],
+        *,
+        lead: bool = True,
+        endings: Sequence[str] = (".png",),
     ) -> None:
-        self.folder, self.path = folder, folder / MANIFEST
+        self.folder, self.path, self.endings = folder, folder / MANIFEST, tuple(endings)
         self.settings: dict[str, JSON] = json.loads(json.dumps(settings))
         self.fingerprint = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:_HEX]
         self.again = 0  # masks that got a second line, which the last rewriting takes for the only one
@@ -122,7 +129,8 @@ class Manifest:
             return (
                 entry is not None
                 and entry.labels == labels
-                and entry.mask.holds(self.folder / f"{name}.png")
+                and entry.mask.holds(self.folder / f"{name}{self.endings[0]}")
+                and all((self.folder / f"{name}{ending}").exists() for ending in self.endings[1:])
                 and entry.photo.holds(image)
             )
         except OSError:
@@ -229,6 +237,12 @@ class Manifest:
         else:
             details = f"{SETTINGS} does not tell which"
         return f"{self.folder} holds masks of other settings ({details}); choose another folder."
+
+
+def saved_settings(folder: Path) -> dict[str, JSON]:
+    """What the masks of a folder were made with; nothing where it does not say."""
+    settings = _settings_in(folder / SETTINGS).get("settings")
+    return settings if isinstance(settings, dict) else {}
 
 
 def _settings_in(path: Path) -> dict[str, JSON]:

@@ -1,0 +1,115 @@
+"""``crt segment``: images to masks, without labels."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from crt.cli.common import (
+    BatchSize,
+    BFloat16,
+    Device,
+    Flip,
+    Model,
+    Preset,
+    Refine,
+    Scales,
+    Stride,
+    autocast,
+    complain,
+    factors,
+    find_device,
+    load_model,
+    load_refiner,
+    progress_bar,
+    say,
+    view_settings,
+)
+
+if TYPE_CHECKING:
+    from crt.cam.segment import Segmenter
+
+__all__ = ["make_segmenter", "segment"]
+
+
+def segment(
+    images: Annotated[
+        list[Path], typer.Argument(help="Images, or folders of them.", metavar="IMAGE_OR_FOLDER...", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--out", help="Output folder. An interrupted job resumes there.")],
+    model: Model = "crt_vit_t16",
+    refine: Refine = "none",
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Background score: lower values give larger masks. Default: the model's."),
+    ] = None,
+    preset: Preset = None,
+    scales: Scales = None,
+    flip: Flip = None,
+    stride: Stride = None,
+    bf16: BFloat16 = False,
+    device: Device = "auto",
+    batch_size: BatchSize = 16,
+) -> None:
+    """Find the objects in images, without labels.
+
+    Writes NAME.mask.png (VOC palette) and NAME.png (the image, and its mask with a legend) for each image.
+    Several processes (each uses its own GPU): `torchrun --nproc-per-node N -m crt.cli segment ...`
+    """
+    from crt.data import list_photos
+    from crt.jobs.peers import Peers
+    from crt.segmenting import segment_folder
+
+    photos = list_photos(images, without=output)
+    peers = Peers.from_environment()
+    target = find_device(device)
+    network: Any = load_model(model, target)
+    segmenter, seen = make_segmenter(network, target, refine, threshold, preset, scales, flip, stride, batch_size)
+    with autocast(target, bf16):
+        report = segment_folder(
+            network if segmenter is None else segmenter,
+            photos,
+            output,
+            seen=None if segmenter is not None else seen,
+            process=(peers.rank, peers.world),
+            claim=peers.claim if peers.store is not None else None,
+            progress=progress_bar,
+        )
+    for file, reason in report.failed:
+        complain(f"{file}: {reason}")
+    written, skipped, failed = peers.finish((report.written, report.skipped, len(report.failed)))
+    if peers.rank == 0:
+        say(f"{written} masks written, {skipped} already there, {failed} failed -> {output}")
+    if failed:
+        raise typer.Exit(2)
+
+
+def make_segmenter(
+    network: Any,
+    device: Any,
+    refine: str,
+    threshold: float | None,
+    preset: str | None,
+    scales: str | None,
+    flip: bool | None,
+    stride: int | None,
+    batch_size: int,
+) -> "tuple[Segmenter | None, dict[str, Any]]":
+    """A ``Segmenter`` of a CAM model and its settings; of a network that predicts masks itself only the settings.
+
+    Raises:
+        ValueError: an option that a network without maps does not have.
+    """
+    if hasattr(network, "tile_maps"):
+        from crt.cam.segment import Segmenter
+
+        settings = {"batch_size": batch_size, **view_settings(network, scales, flip, stride, preset)}
+        return Segmenter(
+            network, refiner=load_refiner(refine, network, device), threshold=threshold, **settings
+        ), settings
+    given = {"--threshold": threshold, "--preset": preset, "--stride": stride}
+    given["--refine"] = None if refine == "none" else refine
+    if names := [name for name, value in given.items() if value is not None]:
+        raise ValueError(f"{', '.join(names)}: this model predicts masks itself; it has only --scales and --flip.")
+    seen: dict[str, Any] = {"scales": (1.0,) if scales is None else factors(scales), "flip": flip is not False}
+    return None, seen
