@@ -100,8 +100,7 @@ def eval_cam(
         raise ValueError("give either --model or --maps; --refine is for a model's maps.")
     levels = screen.numbers(thresholds, "--thresholds", "0.02:0.6:0.02")
     source, known, name = Source(images, labels, voc, cub, split, truth), class_list(classes), model or DEFAULT_MODEL
-    target = find_device(device if maps is None else "cpu")
-    extractor, fixed = None, None
+    extractor, fixed, target = None, None, find_device(device if maps is None else "cpu")
     if maps is None:
         network = load_model(name, target)
         fixed = float(network.seed_threshold)

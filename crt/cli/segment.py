@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crt.cli.common import (
+    DEFAULT_MODEL,
     BatchSize,
     BFloat16,
     Device,
@@ -37,7 +38,7 @@ def segment(
         list[Path], typer.Argument(help="Images, or folders of them.", metavar="IMAGE_OR_FOLDER...", show_default=False)
     ],
     output: Annotated[Path, typer.Option("--out", help="Output folder. An interrupted job resumes there.")],
-    model: Model = "crt_vit_t16",
+    model: Model = DEFAULT_MODEL,
     refine: Refine = "none",
     threshold: Annotated[
         float | None,

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,10 +23,11 @@ from crt._files import lock_folder, remove_leftovers, whole_file
 from crt.data import ImageDataset, Sample
 from crt.images import image_size, open_image
 from crt.jobs.fingerprint import JSON, autocast_of
+from crt.jobs.maker import MaskMaker, Picture
 from crt.jobs.manifest import Entry, Manifest, Stamp
 from crt.masks import resize_mask, save_mask
 
-__all__ = ["JobReport", "MaskMaker", "Picture", "Progress", "run_job", "working_side"]
+__all__ = ["JobReport", "Progress", "run_job", "working_side"]
 
 CHUNK = 16  # photos that a process claims at once
 WORKING_SIDE = 2048  # larger photos are reduced to it when they are read, and their masks enlarged when written
@@ -36,39 +37,6 @@ _TOO_MANY = 20  # photos in a row that cannot be computed: then it is not the ph
 
 Progress: TypeAlias = Callable[[Iterable[Any], int], Iterable[Any]]
 """Wraps the masks and their expected number, to show how far a job is."""
-Made = TypeVar("Made")
-
-
-class Picture(Protocol):
-    """What can be saved as a PNG: a PIL image."""
-
-    def save(self, file: str | os.PathLike[str] | IO[bytes], format: str | None = None) -> None: ...
-
-
-class MaskMaker(Protocol[Made]):
-    """How photos become masks.
-
-    Attributes:
-        device: where masks are computed.
-        max_side: photos with a longer side (pixels) are reduced to it when they are read; None reads them as they are.
-        endings: of the files written for each photo: that of the mask first, then that of the picture, if any.
-    """
-
-    device: torch.device
-    max_side: int | None
-    endings: Sequence[str]
-
-    def needs(self, photo: Sample) -> bool:
-        """Whether a photo has to be looked at; the mask of another is all background."""
-
-    def stream(self, photos: Iterator[tuple[Tensor, list[int]]]) -> Iterator[Made]:
-        """What is made of each (3, H, W) uint8 photo and its labels, in order."""
-
-    def mask(self, made: Made) -> Tensor:
-        """(H, W) uint8, or int32 beyond 254 classes."""
-
-    def picture(self, made: Made) -> Picture | None:
-        """A picture for people, or None."""
 
 
 class JobReport(NamedTuple):
