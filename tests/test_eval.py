@@ -217,7 +217,7 @@ def test_the_worst_come_first_and_photos_without_a_score_not():
         (torch.zeros(1, 2, 2), [20], None, "20"),
         (torch.zeros(2, 2, 2), [0], ["cat"], "1 labels"),
         (torch.full((1, 2, 2), 3.0), [0], ["cat"], "from 3 to 3"),
-        (torch.full((1, 2, 2), float("nan")), [0], ["cat"], "nan"),
+        (torch.full((1, 2, 2), float("nan")), [0], ["cat"], "NaN"),
     ],
 )
 def test_maps_that_do_not_fit_are_named(tmp_path, values, labels, names, message):

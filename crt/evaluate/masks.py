@@ -90,7 +90,7 @@ def measure_segmentation(
 
 def mask_file(folder: PathLike, name: str) -> Path:
     """The mask of an image in a folder."""
-    return first_file(Path(folder), name, (".png", ".mask.png"), "mask")
+    return first_file(Path(folder), name, (".mask.png", ".png"), "mask")  # NAME.png may be a picture for people
 
 
 def _measure(
