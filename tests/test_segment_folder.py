@@ -164,3 +164,12 @@ def test_auto_thresholds_are_kept_by_a_job_that_goes_on(tmp_path, photos, tiny, 
     assert np.array_equal(mask == 255, (best >= low) & (best <= high))
     monkeypatch.setattr("crt.pseudo.masks.find_thresholds", lambda *_: pytest.fail("fitted again"))
     assert make_pseudo_masks(extractor, None, data, tmp_path / "out", threshold="auto")[:2] == (0, COUNT)
+
+
+def test_eval_segment_measures_without_labels(tmp_path, voc, model):
+    arguments = ["eval", "segment", "--voc", voc, "--list", "train", "--model", model, "--scales", "1"]
+    done = CliRunner().invoke(app, [*map(str, arguments), "--json", str(tmp_path / "record.json")])
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["labels"] == "none" and record["photos"] == 2 and 0 <= record["miou"] <= 1
+    assert f"mIoU {100 * record['miou']:.2f}" in done.output
