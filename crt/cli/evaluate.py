@@ -113,8 +113,7 @@ def eval_cam(
     with autocast(target, bf16):
         found = measure_seeds(seeds(data), data, levels, fixed=fixed, progress=progress_bar)
     (threshold, best), curve = found.curve.best(), found.curve.compute().view(-1)
-    place = int(curve.argmax())
-    confusion = found.curve.confusion()[place]
+    confusion = found.curve.confusion()[place := int(curve.argmax())]
     iou, (fp, fn) = iou_per_class(confusion), error_rates(confusion)
     rule = "best on this list" if len(levels) > 1 else "given"
     given = "their own labels" if maps is None else "the labels saved with the maps"
