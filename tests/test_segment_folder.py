@@ -12,7 +12,8 @@ import crt.jobs.job
 from crt.cam import CAMExtractor
 from crt.cam.segment import Segmenter
 from crt.cli import app
-from crt.data import ImageDataset, list_photos
+from crt.data import ImageDataset
+from crt.data.unlabelled import list_photos
 from crt.images import open_image
 from crt.masks import load_mask
 from crt.pseudo import make_pseudo_masks
