@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crt.cam import CAMExtractor, CAMResult
     from crt.models import CRT, create_model, get_pretrained_cfg, is_model, list_models
-    from crt.pipeline import fit
+    from crt.pipeline.fit import fit
     from crt.refine import create_refiner, list_refiners
 
 __version__ = "0.1.0"

@@ -12,6 +12,7 @@ from crt.cam.segment import Segmentation, Segmenter
 from crt.data import ImageDataset, Sample
 from crt.jobs.fingerprint import describe
 from crt.jobs.job import JobReport, Progress, run_job, working_side
+from crt.jobs.maker import MaskMaker
 
 __all__ = ["SegmentingModel", "segment_folder"]
 
@@ -46,7 +47,7 @@ def segment_folder(
 
     Args:
         model: a ``CRT`` in a ``crt.cam.Segmenter``, or a network with ``segment``.
-        photos: their labels are not looked at (``crt.data.list_photos``).
+        photos: their labels are not looked at (``crt.data.unlabelled.list_photos``).
         out: the folder; made if need be.
         seen: arguments of the ``segment`` of a network (scales, flip, max_side); a ``Segmenter`` has its own.
         process, claim, progress: see ``crt.jobs.run_job``.
@@ -61,7 +62,7 @@ def segment_folder(
         OSError: the folder cannot be written, the disk is full; the masks so far are whole and will be skipped.
         KeyboardInterrupt: with a message that says what is done.
     """
-    maker: _Competing | _Predicting
+    maker: MaskMaker[Segmentation]
     maker = _Competing(model) if isinstance(model, Segmenter) else _Predicting(model, seen or {})
     plain = [photo._replace(labels=[], mask=None, boxes=None) for photo in photos]
     network = model.model if isinstance(model, Segmenter) else model
@@ -73,7 +74,7 @@ def segment_folder(
 class _Maker:
     """What both ways have in common."""
 
-    endings = (".mask.png", ".png")
+    endings: Sequence[str] = (".mask.png", ".png")
     max_side: int | None
     device: torch.device
 

@@ -43,6 +43,8 @@ ALLOWED = {
         "losses",
         "timm",
         "segmentation_models_pytorch",
+        "onnx",
+        "onnxscript",
         "huggingface_hub",
         "safetensors",
         "PIL",

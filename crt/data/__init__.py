@@ -3,7 +3,6 @@
 from crt.data.dataset import ImageDataset
 from crt.data.load import load_dataset
 from crt.data.sample import Sample
-from crt.data.unlabelled import list_photos
 from crt.data.voc import VOC_CLASSES
 
-__all__ = ["VOC_CLASSES", "ImageDataset", "Sample", "list_photos", "load_dataset"]
+__all__ = ["VOC_CLASSES", "ImageDataset", "Sample", "load_dataset"]

@@ -13,7 +13,8 @@ from crt.refine import list_refiners
 
 __all__ = ["build_page", "launch"]
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 MAX_FILE_SIZE = "20mb"
 BUTTONS = ["download", "fullscreen"]
 KEEP = 3600  # seconds until an upload is removed

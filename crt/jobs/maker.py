@@ -17,7 +17,7 @@ Made = TypeVar("Made")
 class Picture(Protocol):
     """What can be saved as a PNG: a PIL image."""
 
-    def save(self, file: str | os.PathLike[str] | IO[bytes], format: str | None = None) -> None: ...
+    def save(self, file: str | os.PathLike[str] | IO[bytes], /, format: str | None = None) -> None: ...
 
 
 class MaskMaker(Protocol[Made]):

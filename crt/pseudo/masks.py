@@ -1,7 +1,7 @@
 """Labelled photos to pseudo masks: what ``crt.jobs`` has to know of them."""
 
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -85,7 +85,7 @@ def make_pseudo_masks(
 class _FromLabels:
     """The ``MaskMaker`` of photos with labels."""
 
-    endings = (".png",)
+    endings: Sequence[str] = (".png",)
 
     def __init__(
         self, extractor: CAMExtractor, refiner: nn.Module | None, low: float, high: float, clean: Cleaner | None
