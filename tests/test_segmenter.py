@@ -9,6 +9,7 @@ from torch import nn
 import crt
 from crt.cam import Segmenter
 from crt.cam.functional import activate
+from crt.images import normalize
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -227,3 +228,20 @@ def test_positions_may_be_stored_for_another_size_than_the_tile(tmp_path):
     assert torch.equal(again.cam(image, [[0]]), model.cam(image, [[0]]))
     with pytest.raises(ValueError, match="image_size"):
         crt.CRT("vit_tiny_patch16_224", tile=64, stride=32, image_size=100, backbone_args=small)
+
+
+def test_photos_far_larger_than_they_are_seen_are_reduced_as_bytes(model, monkeypatch):
+    """The maps stay those of the photo seen at once, and no float copy of it is made."""
+    from crt.cam import extractor
+
+    torch.manual_seed(0)
+    small = torch.rand(3, 24, 32)
+    image = (255 * nn.functional.interpolate(small[None], (480, 640), mode="bilinear")[0]).round().to(torch.uint8)
+    sizes = []
+    monkeypatch.setattr(extractor, "normalize", lambda x, *how: sizes.append(x.shape) or normalize(x, *how))
+    (seen,) = crt.CAMExtractor(model, max_side=64)(image, [["ant"]], size=(48, 64))
+    assert sizes == [(3, 96, 128)]  # twice the largest view
+    monkeypatch.setattr(extractor, "LARGE", 100)
+    (whole,) = crt.CAMExtractor(model, max_side=64)(image, [["ant"]], size=(48, 64))
+    assert sizes[-1] == (3, 480, 640)
+    assert (seen.maps - whole.maps).abs().max() < 0.05

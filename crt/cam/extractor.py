@@ -20,11 +20,12 @@ from crt.cam.protocol import CAMModel
 from crt.cam.result import CAMResult
 from crt.cam.seen import SeenPhoto, compute_all
 from crt.cam.views import choose_tiling, plan_views
-from crt.images import ImageLike, ImagesLike, denormalize, normalize, to_tensor, to_tensors
+from crt.images import ImageLike, ImagesLike, denormalize, normalize, resize, shrink_factor, to_tensor, to_tensors
 from crt.labels import LabelsLike, to_multi_hot
 
 __all__ = ["CAMExtractor"]
 
+LARGE = 2  # times the largest view
 T = TypeVar("T")
 _Pair = tuple[Tensor, Tensor | None]  # a photo, and which of the K classes are in it (None: to be predicted)
 
@@ -135,12 +136,15 @@ class CAMExtractor:
 
     def _seen(self, photo: Tensor, targets: Tensor | None) -> SeenPhoto:
         """The photo's views, nothing computed yet."""
-        model = self.model
+        model, (height, width) = self.model, photo.shape[-2:]
+        views = plan_views(height, width, self.tiling, scales=self.scales, flip=self.flip, max_side=self.max_side)
         image = photo.to(model.device)
         if not image.is_floating_point():
+            # A photo far larger than it is ever seen is reduced before it becomes floats, four bytes a value.
+            shrink = shrink_factor(height, width, LARGE * max(max(view.size) for view in views))
+            if shrink < 1:
+                image = resize(image, (max(1, round(height * shrink)), max(1, round(width * shrink))), antialias=True)
             image = normalize(image, model.mean, model.std)
-        height, width = photo.shape[-2:]
-        views = plan_views(height, width, self.tiling, scales=self.scales, flip=self.flip, max_side=self.max_side)
         return SeenPhoto(image, views, model.activation, model.spread, photo, targets)
 
     def _result(self, seen: SeenPhoto, size: tuple[int, int] | None) -> CAMResult:
