@@ -1,7 +1,7 @@
 """``crt pseudo``: labelled images to pseudo masks."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,6 +34,9 @@ from crt.cli.common import (
     say,
 )
 
+if TYPE_CHECKING:
+    from crt.models import CRT
+
 
 def pseudo(
     output: Annotated[Path, typer.Option("--out", help="Output folder. An interrupted job resumes there.")],
@@ -45,12 +48,13 @@ def pseudo(
     model: Model = DEFAULT_MODEL,
     refine: Refine = "pamr",
     threshold: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Background score. With LOW,HIGH, pixels with scores in between are marked unsure (255). "
-            "auto fits LOW,HIGH to the maps of 200 images; an interrupted job keeps them."
+            "auto fits LOW,HIGH to the maps of 200 images; an interrupted job keeps them. "
+            "Default: the model's own where its classes compete, else 0.34."
         ),
-    ] = "0.34",
+    ] = None,
     clean: Annotated[
         bool,
         typer.Option("--clean", help="Clean the mask with a dense CRF, as IRN does (pip install 'crt-wsss\\[crf]')."),
@@ -72,12 +76,12 @@ def pseudo(
     from crt.pseudo import make_pseudo_masks
     from crt.refine.crf import crf_labels
 
-    levels = _levels(threshold)
     peers = Peers.from_environment()
     target = find_device(device)
     network = load_model(model, target)
     if network.class_names is None:
         raise ValueError(f"{model} does not name its classes, so labels cannot be matched to them.")
+    levels = _levels(threshold, network)
     unusable: list[str] = []
     check_apart(output, images, labels)
     photos = labelled_images(images, labels, voc, cub, split, class_names=network.class_names, unusable=unusable)
@@ -107,8 +111,10 @@ def pseudo(
         raise typer.Exit(2)
 
 
-def _levels(text: str) -> Any:
-    """ "0.3" -> 0.3, "0.3,0.5" -> (0.3, 0.5), and "auto"."""
+def _levels(text: str | None, network: "CRT") -> Any:
+    """ "0.3" -> 0.3, "0.3,0.5" -> (0.3, 0.5), and "auto"; None takes what suits the model's maps."""
+    if text is None:  # after refining, 0.34 is best for the bundled models whose classes do not compete
+        return network.seed_threshold if network.activation == "softmax" else 0.34
     if text == "auto":
         return text
     levels = factors(text, "--threshold")
