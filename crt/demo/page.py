@@ -16,7 +16,7 @@ __all__ = ["build_page", "launch"]
 P = ParamSpec("P")
 R = TypeVar("R")
 MAX_FILE_SIZE = "20mb"
-BUTTONS = ["download", "fullscreen"]
+BUTTONS: list[Any] = ["download", "fullscreen"]  # none that shares
 KEEP = 3600  # seconds until an upload is removed
 INTRO = """# crt: from labels to masks
 Drop a photo, say what it shows or let the model predict it, and see where it is. Nothing leaves this machine.
