@@ -176,7 +176,7 @@ def _portable(refiner: str) -> str:
 
 
 def make_extractor(model: CRT) -> CAMExtractor:
-    """How photos are seen in all stages: at once, with the mirror image."""
+    """How photos are seen in all stages: at once, by the preset ``whole``."""
     return CAMExtractor(model, **PRESETS["whole"])
 
 
