@@ -93,7 +93,7 @@ def scale_cam(model: Any, image: Tensor, align: str, tile_maps: TileMaps = plain
 def plain_cam(
     model: Any, image: Tensor, labels: list[int], scales: tuple[float, ...], tile_maps: TileMaps = plain_tile_maps
 ) -> Tensor:
-    """A normalised photo (3, H, W) -> (k, H, W) in [0, 1], the library's default alignment."""
+    """A normalized photo (3, H, W) -> (k, H, W) in [0, 1], the library's default alignment."""
     height, width = image.shape[1:]
     total = 0
     for scale in scales:

@@ -5,7 +5,7 @@ python benchmarks/peers.py --voc VOC2012 --list train_allclass
 
 Every way sees each photo squeezed into one tile, makes the maps of the photo's own classes from the same ViT, and has
 them resized to the photo.  Each way's background threshold is the one that is best for it on the list.  The peers are
-called as their documentation says for ViTs, with a ``reshape_transform``, on the last normalisation (which runs once a
+called as their documentation says for ViTs, with a ``reshape_transform``, on the last normalization (which runs once a
 forward pass, whatever the number of passes).  They take turns photo by photo; seconds are those from the decoded view
 to maps at the photo's size.
 """
@@ -31,7 +31,7 @@ Way = Callable[[Image.Image, list[int], tuple[int, int]], Tensor]  # view, class
 
 
 def to_input(model: crt.CRT, view: Image.Image) -> Tensor:
-    """A view as the network takes it: (1, 3, H, W), normalised."""
+    """A view as the network takes it: (1, 3, H, W), normalized."""
     pixels = torch.frombuffer(bytearray(view.tobytes()), dtype=torch.uint8).view(view.height, view.width, 3)
     mean, std = (torch.tensor(model.pretrained_cfg[name]) for name in ("mean", "std"))
     return ((pixels / 255 - mean) / std).permute(2, 0, 1)[None]

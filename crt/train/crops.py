@@ -48,7 +48,7 @@ class Crops(Dataset[tuple[Tensor, ...]]):
     Args:
         photos: the data set.
         recipe: size and kind of the crops.
-        mean, std: normalisation, three values each.
+        mean, std: normalization, three values each.
         seed: of the run.
     """
 
@@ -62,18 +62,18 @@ class Crops(Dataset[tuple[Tensor, ...]]):
     ) -> None:
         self.photos, self.seed = photos, seed
         jitter = [v2.ColorJitter(*[recipe.jitter] * 3)] if recipe.jitter else []
-        normalise = [*jitter, v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+        normalize = [*jitter, v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
         if recipe.area is not None:
-            view = [v2.RandomResizedCrop(recipe.crop, scale=recipe.area, antialias=True), *normalise]
-        else:  # padded after normalisation: zero is the mean colour
-            view = [_LongSide(*recipe.long_side), *normalise, _padded_crop(recipe.crop)]
+            view = [v2.RandomResizedCrop(recipe.crop, scale=recipe.area, antialias=True), *normalize]
+        else:  # padded after normalization: zero is the mean colour
+            view = [_LongSide(*recipe.long_side), *normalize, _padded_crop(recipe.crop)]
         self.transform = v2.Compose([*view, v2.RandomHorizontalFlip()])
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, ...]:
-        """(3, crop, crop) normalised floats, (K,) multi-hot and, where there are masks, (crop, crop) uint8.
+        """(3, crop, crop) normalized floats, (K,) multi-hot and, where there are masks, (crop, crop) uint8.
 
         Raises:
             OSError: the photo or its mask cannot be decoded; the message names it.
