@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 import crt
 from crt.cli import app
-from crt.images import normalize, open_image
 from crt.losses.segmentation import segmentation_loss
 from crt.masks import load_mask
 from crt.models import CRT, SegmentationNet
@@ -23,7 +22,7 @@ from crt.train import RECIPES, build_segmenter, make_recipe, train_segment
 from crt.train.crops import Crops
 from crt.train.recipe import SegmentRecipe
 
-from .test_train import folder, photos_of, tiny_model  # noqa: F401 (fixtures)
+from .test_train import TINY, folder, photos_of, tiny_model  # noqa: F401 (fixtures)
 from .test_train_masks import masked  # noqa: F401
 
 QUICK = SegmentRecipe(
@@ -75,10 +74,7 @@ def test_it_learns_to_segment_without_labels(masked, folder):  # noqa: F811
     assert not model.training
     right = total = 0
     for sample in masked:
-        x = normalize(open_image(sample.image), model.config["mean"], model.config["std"])
-        with torch.no_grad():
-            maps = F.interpolate(model.forward_maps(x[None]), (80, 100), mode="bilinear")[0]
-        found = torch.cat([torch.zeros_like(maps[:1]), maps]).argmax(dim=0).numpy()
+        found = model.segment(sample.image)[0].numpy()
         truth = load_mask(sample.mask)
         sure = (truth > 0) & (truth < 255)
         right += int((found == truth)[sure].sum())
@@ -97,6 +93,18 @@ def test_a_network_of_smp_is_loaded_by_the_folder(masked, folder):  # noqa: F811
     assert again.segment(image).shape == (1, 80, 100)
     assert torch.equal(again.segment(image), model.segment(image))
     assert torch.equal(SegmentationNet.from_pretrained(folder / "run/model").segment(image), model.segment(image))
+
+
+def test_a_crt_of_any_kind_is_read_as_it_was_trained(masked, folder):  # noqa: F811
+    settings = {**TINY, "classifier": "tokens", "spread": 4.0, "tile": 32, "stride": 16}
+    model = CRT("vit_tiny_patch16_224", class_names=masked.class_names, num_classes=3, num_passes=0, **settings)
+    shapes = []
+    model.backbone.blocks[0].register_forward_hook(lambda _, args, __: shapes.append(args[0].shape[1]))
+    train_segment(model, masked, folder / "run", dataclasses.replace(QUICK, arch="crt", epochs=1), workers=0)
+    assert set(shapes) == {1 + (QUICK.crop // 16) ** 2}  # whole crops, not tiles
+    again = crt.create_model(f"local-dir:{folder / 'run/model'}", pretrained=True)
+    assert again.activation == "softmax" and again.attention_power == 0 and again.whole and again.spread == 4
+    assert again.classifier is None and again(torch.zeros(1, 3, 48, 64)).shape == (1, 3)
 
 
 class _Stop(Exception):

@@ -186,13 +186,13 @@ class CRT(nn.Module, CAMMixin, ExportMixin, HubMixin):
             return None
         return self.classifier(torch.cat([tokens[:, 0], tokens[:, self.prefix :].mean(dim=1)], dim=1))
 
-    def forward_maps(self, x: Tensor, *, whole: bool = False) -> Tensor:
+    def forward_maps(self, x: Tensor, *, whole: bool | None = None) -> Tensor:
         """Raw class maps of whole images, the same in training and evaluation.
 
         Args:
             x: (B, 3, H, W) normalized floats of any size; padded with zeros to whole patches and at least a tile.
             whole: see each image at once, as one tile of its own size, padded to whole patches; beyond
-                ``crt.cam.views.MAX_TOKENS`` patches as large tiles.
+                ``crt.cam.views.MAX_TOKENS`` patches as large tiles.  None takes the model's own setting.
 
         Returns:
             (B, K, ceil(H / patch), ceil(W / patch)), any sign.
@@ -200,7 +200,8 @@ class CRT(nn.Module, CAMMixin, ExportMixin, HubMixin):
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(f"expected normalized images of shape (B, 3, H, W), got {tuple(x.shape)}.")
         size = (-(-x.shape[-2] // self.patch) * self.patch, -(-x.shape[-1] // self.patch) * self.patch)
-        view = view_of(size, Tiling(self.patch, "whole" if whole else self.tile, self.stride), mirrored=False)
+        tile: int | Literal["whole"] = "whole" if (self.whole if whole is None else whole) else self.tile
+        view = view_of(size, Tiling(self.patch, tile, self.stride), mirrored=False)
         tiles = cut(pad_to(x.to(self.head.weight.dtype), *view.padded), view.tile, view.stride)
         return view.merge_batch(self.head(self._patches(self.forward_features(tiles), view.tile[0])))
 

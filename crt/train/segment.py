@@ -91,8 +91,9 @@ def train_segment(
 ) -> Segmenter:
     """Trains a network on pseudo masks; it ends up in ``out/model``, for ``crt.create_model("local-dir:OUT/model")``.
 
-    A CRT learns its K class maps as logits against a background of 0.  An interrupted run resumes as that of
-    ``train_cam`` does.
+    A CRT learns its K class maps as logits against a background of 0, on whole crops, and is read so from then on
+    (``activation="softmax"``); logits of whole images are those of the maps, pooled.  An interrupted run resumes as
+    that of ``train_cam`` does.
 
     Args:
         model: the network (``build_segmenter``).
@@ -111,6 +112,8 @@ def train_segment(
         OSError: an image that cannot be read, a checkpoint that cannot be written.
     """
     _check(model, dataset, recipe)
+    if isinstance(model, CRT):
+        _let_classes_compete(model)
     run = Run(dataset, recipe, model, **options)
     device = run.accelerator.device
     if isinstance(model, SegmentationNet) and recipe.batch_size // run.accelerator.num_processes < 2:
@@ -160,6 +163,13 @@ def _average(mean: nn.Module, model: nn.Module, decay: float) -> None:
             old.lerp_(new.to(old), 1 - decay)
         else:
             old.copy_(new)
+
+
+def _let_classes_compete(model: CRT) -> None:
+    """Makes a CRT read its maps as they are trained here."""
+    model.activation, model.attention_power, model.whole = "softmax", 0.0, True
+    model.seed_threshold = 0.5  # a class is likelier than the background
+    model.pool, model.classifier_kind, model.classifier = 0.1, "maps", None  # one beside the maps would not be trained
 
 
 def _check(model: Segmenter, dataset: ImageDataset, recipe: SegmentRecipe) -> None:
