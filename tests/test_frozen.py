@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 pytest.importorskip("accelerate", reason="needs the extra `train`")
@@ -223,14 +224,26 @@ def test_a_run_repeats_and_resumes(folder):  # noqa: F811
     assert done == ["head", "margins"]
 
 
+def test_margins_of_the_result_alone_leave_the_labels_as_they_are(folder, masked):  # noqa: F811
+    def train(margins, truth):
+        model = tiny_model(["blue", "green", "red"]).vit
+        recipe = dataclasses.replace(QUICK, margins=margins)
+        train_frozen(model, photos_of(folder), folder / margins, recipe, truth=truth)
+        return [load_file(folder / margins / f"{name}.safetensors") for name in ("labels-1", "head-1", "margins-1")]
+
+    (labels, head, margins), (same_labels, same_head, others) = train("otsu", None), train("tuned-last", masked)
+    assert torch.equal(labels["labels"], same_labels["labels"]) and torch.equal(head["weight"], same_head["weight"])
+    assert not torch.equal(margins["margins"], others["margins"])
+
+
 def test_margins_are_tuned_on_masks(folder, masked):  # noqa: F811
     photos, model = photos_of(folder), tiny_model(["blue", "green", "red"]).vit
     recipe = dataclasses.replace(QUICK, margins="tuned")
     train_frozen(model, photos, folder / "run", recipe, truth=masked)
     assert (folder / "run/truth/00000.safetensors").exists() and model.head.bias.isfinite().all()
     for changed, given, message in [
-        (recipe, None, "give truth"),
-        (QUICK, masked, "only for that"),
+        (recipe, None, "need truth"),
+        (QUICK, masked, '"otsu" takes none'),
         (recipe, SimpleNamespace(class_names=["a"]), "truth has the classes"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -242,7 +255,7 @@ def test_margins_are_tuned_on_masks(folder, masked):  # noqa: F811
 def test_recipes():
     assert make_recipe("s16-voc9k", ["rounds=3"]).rounds == 3
     for change, message in [
-        ("margins=best", "one of otsu, tuned"),
+        ("margins=best", "one of otsu, tuned, tuned-last"),
         ("object_above=0.2", "at most object_above, 0.2"),
         ("spread=-1", "from 0 to 100"),
     ]:

@@ -64,8 +64,8 @@ def train_frozen(
         dataset: the training images.
         out: folder for features, steps and model; made if need be.
         recipe: the settings, for example ``RECIPES["s16-voc9k"]``.
-        truth: images with masks, by which margins are chosen if ``recipe.margins`` is "tuned"; nothing else is learned
-            from them.
+        truth: images with masks, by which margins are chosen if ``recipe.margins`` is not "otsu"; nothing else is
+            learned from them.
         seed: of the order.
         progress: wraps the images or steps of each long step; see ``RunOptions``.
 
@@ -73,12 +73,12 @@ def train_frozen(
         The model, in evaluation mode.
 
     Raises:
-        ValueError: margins that are to be tuned without ``truth``, or ``truth`` without need; other classes; no image
+        ValueError: margins that are to be tuned without ``truth``, or ``truth`` with "otsu"; other classes; no image
             with a class.
         OSError: an image that cannot be read, a file that cannot be written.
     """
-    if (truth is not None) != (recipe.margins == "tuned"):
-        raise ValueError('give truth (images with masks) for margins="tuned", and only for that.')
+    if (truth is None) != (recipe.margins == "otsu"):
+        raise ValueError('margins="tuned" and "tuned-last" need truth (images with masks), "otsu" takes none.')
     if truth is not None and list(truth.class_names) != list(dataset.class_names):
         raise ValueError(f"truth has the classes {truth.class_names}, the dataset {dataset.class_names}.")
     if model.num_classes != len(dataset.class_names):
@@ -103,7 +103,6 @@ def train_frozen(
 def _install(model: CRT, spread: float, head: nn.Conv2d, classifier: Linear) -> None:
     """Makes head and classifier those of a model, and sets how it computes maps."""
     model.attention_power, model.activation, model.pool = 0.0, "softmax", 0.1
-    model.seed_threshold = 0.5  # a class is likelier than the background
     model.spread, model.whole, model.classifier_kind = spread, True, "tokens"
     model.seed_threshold = 0.5  # a class is likelier than the background
     model.reset_classifier(model.num_classes, model.class_names)
@@ -165,7 +164,7 @@ class _Steps:
             margins, key = self._kept(
                 f"margins-{number}",
                 [key, r.margins, r.spread, None if self.truth is None else self.truth.fingerprint()],
-                partial(self._margins, head),
+                partial(self._margins, head, tune=r.margins == "tuned" or number == r.rounds),
             )
             if number < r.rounds:
                 labels, key = self._kept(
@@ -229,9 +228,10 @@ class _Steps:
             watch=self._watch(steps, "head"),
         )
 
-    def _margins(self, head: Linear) -> dict[str, Tensor]:
+    def _margins(self, head: Linear, *, tune: bool) -> dict[str, Tensor]:
+        """By masks if there are any and ``tune`` is true, else without."""
         power = self.recipe.spread
-        if self.truth is None:
+        if self.truth is None or not tune:
             watch, every = self._watch(len(self.cache), "margins"), max(1, len(self.cache) // ENOUGH)
             return {"margins": otsu_margins(margin_counts(self.cache, head, power, every=every, watch=watch))}
         shares, watch = patch_masks(self.truth, self.truth.dataset), self._watch(len(self.truth), "margins")

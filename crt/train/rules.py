@@ -156,7 +156,7 @@ RULES = {
     "round_steps": _whole(1, 10**7),
     "spread": _real(0, 100),
     "confidence": _real(0, 1),
-    "margins": _choice("otsu", "tuned"),
+    "margins": _choice("otsu", "tuned", "tuned-last"),
     "token_steps": _whole(1, 10**7),
     "token_lr": _real(0, 1000, above=True),
     "token_weight_decay": _real(0, 10),
