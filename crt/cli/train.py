@@ -165,7 +165,9 @@ def train_segment(
     cub: CUB = None,
     split: Split = None,
     start: Annotated[Path | None, typer.Option(help="Start from a trained model: a folder, such as RUN/model.")] = None,
-    recipe: Annotated[str, typer.Option(help="Training recipe: segment or segment-deeplab.")] = "segment",
+    recipe: Annotated[
+        str, typer.Option(help="Training recipe: segment, segment-deeplab or t16-voc9k-segment.")
+    ] = "segment",
     arch: Annotated[
         str | None, typer.Option(help="crt, or an architecture of segmentation_models.pytorch, such as deeplabv3plus.")
     ] = None,

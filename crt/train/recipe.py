@@ -169,7 +169,7 @@ class FrozenRecipe(Settings):
         spread: power of the spreading of probabilities.
         confidence: probability above which a patch has a label in the next round.
         margins: how each class's margin over the background is chosen: "otsu" without masks, "tuned" by the IoU of
-            patches of images with masks.
+            patches of images with masks, "tuned-last" so for the result alone and without masks for the labels.
         token_steps, token_lr, token_weight_decay: of the classifier of whole images.
     """
 
@@ -194,7 +194,7 @@ class FrozenRecipe(Settings):
     round_steps: int = 2000
     spread: float = 8.0
     confidence: float = 0.6
-    margins: Literal["otsu", "tuned"] = "otsu"
+    margins: Literal["otsu", "tuned", "tuned-last"] = "otsu"
     token_steps: int = 400
     token_lr: float = 3e-3
     token_weight_decay: float = 0.1
@@ -241,6 +241,7 @@ RECIPES: dict[str, Settings] = {
         _PAPER, num_passes=0, cnn="resnet50", single_label=True, batch_size=64, crop=224, long_side=(256, 256)
     ),
     "segment": SegmentRecipe(),
+    "t16-voc9k-segment": SegmentRecipe(epochs=3, crop=256, area=(0.25, 1.0), ema=0.99),
     "segment-deeplab": SegmentRecipe(arch="deeplabv3plus", lr=3e-4, head_factor=3.0),
     "irn-lite0-voc9k": RefineRecipe(),
     "irn-paper": RefineRecipe(
