@@ -1,5 +1,7 @@
 """Tables of labels as tools and people write them: what is read of each, and what is refused with which words."""
 
+import csv
+import io
 import json
 import os
 
@@ -217,6 +219,10 @@ def task(photo, *labels, kind="choices", **more):
     return {"id": 1, "data": {"image": photo}, "annotations": [{"result": results, "was_cancelled": False}], **more}
 
 
+def region(name):
+    return {"from_name": "box", "type": "rectanglelabels", "value": {"x": 1, "y": 2, "rectanglelabels": [name]}}
+
+
 LABEL_STUDIO = [
     [
         task("/data/upload/3/0a1b2c3d-a.jpg", "cat", "dog"),
@@ -233,9 +239,25 @@ LABEL_STUDIO = [
         {"image": "b.jpg", "id": 2, "label": [{"brushlabels": ["cat"]}]},
         {"image": "c.jpg", "id": 3, "annotation_id": 5},
     ],
+    [  # two annotators of one photo; a choice about a region; a skipped task, and one that nobody has annotated
+        task("a.jpg", "cat", annotations=[{"result": [region("cat")]}, {"result": [region("dog"), region("cat")]}]),
+        task("b.jpg", annotations=[{"result": [region("cat"), {"value": {"x": 1, "y": 2, "choices": ["wet"]}}]}]),
+        task("http://localhost:8080/data/upload/7/0a1b2c3d-c.jpg"),
+        task("sub/d.JPG", annotations=[{"result": [region("owl")], "was_cancelled": True}]),
+        task("e f.png", annotations=[]),
+    ],
+    [  # JSON-MIN of controls with names of one's own: a record for each annotation
+        {"img": "a.jpg", "id": 1, "animal": "cat", "note": "far away", "annotation_id": 7},
+        {"img": "a.jpg", "id": 1, "animal": {"choices": ["cat", "dog"]}, "note": "far away", "annotation_id": 8},
+        {"img": "b.jpg", "id": 2, "kind": [{"taxonomy": [["pet", "cat"]]}], "note": "indoors", "annotation_id": 9},
+        {"img": "c.jpg", "id": 3, "note": "indoors", "annotation_id": 10},
+        {"img": "sub/d.JPG", "id": 4, "note": "indoors", "annotation_id": None},
+    ],
 ]
+ANIMALS = [{"_cls": "Classification", "label": name, "confidence": None} for name in ("cat", "dog")]
 FIFTYONE = [
-    {"classes": ["cat", "dog"], "labels": {"a": [0, 1], "b": 0, "c": None}},
+    {"classes": ["cat", "dog"], "labels": {"a": [0, 1], "b": 0, "c": [], "sub/d": None}},
+    {"classes": ["cat", "dog"], "labels": {"/far/data/a.jpg": [0, 1], "C:\\far\\b.jpg": 0, "/far/c.jpg": []}},
     {"classes": None, "labels": {"a.jpg": ["cat", "dog"], "b": {"label": "cat", "confidence": 0.5}, "c": []}},
     {
         "samples": [
@@ -245,7 +267,16 @@ FIFTYONE = [
                 "ground_truth": {"_cls": "Detections", "detections": [{"label": "cat"}, {"label": "dog"}]},
             },
             {"filepath": "/far/b.jpg", "ground_truth": {"_cls": "Classification", "label": "cat"}},
-            {"filepath": "c.jpg", "ground_truth": None},
+            {"filepath": "c.jpg", "ground_truth": {"_cls": "Detections", "detections": []}},
+            {"filepath": "sub/d.JPG", "ground_truth": None},
+        ]
+    },
+    {
+        "samples": [
+            {"filepath": "data/e f.png", "animals": None, "where": {"_cls": "GeoLocation", "point": [1, 2]}},
+            {"filepath": "data/a.jpg", "animals": {"_cls": "Classifications", "classifications": ANIMALS}},
+            {"filepath": "data/b.jpg", "animals": {"_cls": "Polylines", "polylines": ANIMALS[:1]}},
+            {"filepath": "data/c.jpg", "animals": {"_cls": "Keypoints", "keypoints": []}},
         ]
     },
 ]
@@ -254,16 +285,35 @@ CVAT = """<?xml version="1.0" encoding="utf-8"?>
   <version>1.1</version>
   <meta><task><labels>
     <label><name>cat</name><attributes><attribute><name>fur</name></attribute></attributes></label>
-    <label><name>dog</name></label>
+    <label><name>dog</name><type>skeleton</type></label>
+    <label><name>nose</name><type>points</type><parent>dog</parent></label>
   </labels></task></meta>
   <image id="0" name="a.jpg" width="9" height="9">
-    <box label="dog" xtl="0" ytl="0" xbr="1" ybr="1"></box><tag label="cat" source="manual"></tag>
+    <skeleton label="dog"><points label="nose" points="1,1"></points></skeleton><tag label="cat" source="manual"></tag>
   </image>
   <image id="1" name="set/b.jpg"><polygon label="cat" points="0,0;1,1;0,1"><attribute name="fur">x</attribute></polygon>
   </image>
-  <image id="2" name="c.jpg"/>
+  <image id="2" name="far/c.jpg" subset="train"/>
 </annotations>
 """
+
+
+LABEL_STUDIO_CSV = """\
+annotation_id,annotator,created_at,id,image,lead_time,things,updated_at
+1,me@x.org,2024-01-30T02:40:43Z,11,/data/upload/3/0a1b2c3d-a.jpg,8.6,"[{""x"":1.5,""rectanglelabels"":[""cat""]}]",x
+2,you@x.org,2024-01-30T02:41:43Z,11,/data/upload/3/0a1b2c3d-a.jpg,1.6,"[{""rle"":[0],""brushlabels"":[""dog""]}]",x
+3,me@x.org,2024-01-30T02:42:43Z,12,s3://bucket/set/b.jpg,1.6,"[{""points"":[[1,2]],""polygonlabels"":[""cat""]}]",x
+4,me@x.org,2024-01-30T02:43:43Z,13,c.jpg,1.6,,x
+,{},,14,sub/d.JPG,,,
+"""
+
+
+@pytest.mark.parametrize("mark", [",", "\t"])
+def test_label_studio_csv(root, mark):
+    """A row for each annotation, with what was marked as JSON; the last task has no annotation."""
+    rows = io.StringIO(newline="")
+    csv.writer(rows, delimiter=mark).writerows(csv.reader(io.StringIO(LABEL_STUDIO_CSV)))
+    assert read(root, rows.getvalue()) == (AB, ["cat", "dog"])
 
 
 @pytest.mark.parametrize("content", [*LABEL_STUDIO, *FIFTYONE, CVAT])
@@ -276,10 +326,18 @@ def test_tools(root, content):
         read(root, content, name, class_names=["cat", "owl"])
 
 
+TWICE = {"x": ANIMALS[0], "y": ANIMALS[1]}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "parts"),
     [
-        ("labels.json", [task("a.jpg", "cat", annotations=[])], ["task [0]", "nobody has annotated"]),
+        ("labels.json", [task("a.jpg", "cat", annotations=[])], ["nobody has annotated any of 1 tasks"]),
+        (
+            "labels.json",
+            [{"image": "a.jpg", "animal": "cat", "annotator": 1, "annotation_id": 2}],
+            ["no labels that can be told", "'animal'", "'cat'", "export as JSON"],
+        ),
         ("labels.json", [{"data": {"image": "a.jpg"}}], ["task [0]", "annotations"]),
         ("labels.json", [task("a.jpg", 7)], ["task [0]", "choices are texts", "int"]),
         ("labels.json", [task("a.jpg", "cat"), 7], ["task [1]", "int"]),
@@ -287,7 +345,8 @@ def test_tools(root, content):
         ("labels.json", {"classes": ["cat"], "labels": {"a": 1}}, ["labels['a']", "no class 1"]),
         ("labels.json", {"classes": ["cat"], "labels": {"a": 0.5}}, ["labels['a']", "float"]),
         ("labels.json", {"samples": [{"filepath": 1}]}, ["samples[0]", "filepath"]),
-        ("labels.json", {"samples": [{"filepath": "a.jpg", "x": {"_cls": 1}, "y": {"_cls": 2}}]}, ["x, y", "one of"]),
+        ("labels.json", {"samples": [{"filepath": "a.jpg", **TWICE}]}, ["fields x, y", "one of"]),
+        ("labels.json", {"samples": [{"filepath": "a.jpg", "x": None}]}, ["no field"]),
         ("labels.json", {"version": 1, "items": []}, ["an object with version, items", "COCO"]),
         ("labels.json", [[1]], ["a list of 1, first a list of 1, first a int", "COCO"]),
         ("labels.json", "[" * 100_000, ["labels.json"]),

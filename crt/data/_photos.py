@@ -10,7 +10,7 @@ from crt._messages import did_you_mean, placed, printable
 from crt.data._names import unknown_class
 from crt.data.sample import Sample
 
-__all__ = ["SUFFIXES", "Entry", "PhotoFinder", "is_hidden", "make_samples", "unique_names"]
+__all__ = ["SUFFIXES", "Entry", "PhotoFinder", "is_hidden", "make_samples", "tails", "unique_names"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".mpo")
 
@@ -36,6 +36,12 @@ class Entry(NamedTuple):
 def is_hidden(name: str) -> bool:
     """Whether a folder or file is none of the user's: hidden, or left by an archiver or a file manager."""
     return name.startswith(".") or name in ("__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "lost+found")
+
+
+def tails(path: str) -> list[str]:
+    """A path that was made elsewhere, without its first folders: none, one, two ... and last the name alone."""
+    parts = [part for part in path.replace("\\", "/").split("/") if part and not re.fullmatch(r"\.+|[A-Za-z]:", part)]
+    return ["/".join(parts[i:]) for i in range(max(0, len(parts) - 20), len(parts))]
 
 
 class PhotoFinder:

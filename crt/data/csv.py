@@ -13,7 +13,7 @@ from crt._messages import printable
 from crt.data._names import check_names, clean_name, natural, split_cells
 from crt.data._photos import Entry
 from crt.data._text import DELIMITERS, read_text, table_rows
-from crt.data.label_studio import files_of
+from crt.data.label_studio import files_of, read_label_studio, records_of
 
 __all__ = ["read_csv"]
 
@@ -49,6 +49,9 @@ def read_csv(table: Path, class_names: Sequence[str] | None = None) -> tuple[lis
         ValueError: what cannot be understood, or looks like a class that nobody meant; with file and line.
     """
     found = _read(table)
+    if "annotation_id" in found.header and found.rows:  # Label Studio's
+        records = records_of(found.header, found.rows)
+        return read_label_studio(records, table, class_names, [where for where, _ in found.rows])
     place = _column(found, FILES, table)
     if place is None:
         raise ValueError(f"{_head(table, found)}; {EXPECTED}.")

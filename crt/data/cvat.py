@@ -5,7 +5,7 @@ from pathlib import Path
 
 from crt._messages import printable
 from crt.data._names import check_names, clean_name
-from crt.data._photos import Entry
+from crt.data._photos import Entry, tails
 from crt.data._xml import parse_xml
 
 __all__ = ["read_cvat"]
@@ -37,7 +37,10 @@ def read_cvat(table: Path, class_names: Sequence[str] | None = None) -> tuple[li
         if path[1:] == ["image"]:
             if not (file := attributes.get("name", "")):
                 raise ValueError("an <image> without a name")
-            entries.append(Entry(f"{shown}, line {line}", file, [], [f"images/{file}", file.rpartition("/")[2]]))
+            within = [f"images/{file}", *tails(file)]
+            if subset := attributes.get("subset"):  # of a project's export, whose tasks may share names
+                within = [f"{subset}/{file}", f"images/{subset}/{file}", *within]
+            entries.append(Entry(f"{shown}, line {line}", file, [], within))
         elif len(path) == 3 and path[1] == "image" and path[2] in SHAPES:
             if not (label := clean_name(attributes.get("label", ""))):
                 raise ValueError(f"a <{path[2]}> has no label")
@@ -46,6 +49,8 @@ def read_cvat(table: Path, class_names: Sequence[str] | None = None) -> tuple[li
     def closed(path: list[str], text: str) -> None:
         if path[1:2] == ["meta"] and path[-3:] == ["labels", "label", "name"] and text:
             declared.append(clean_name(text))
+        if path[1:2] == ["meta"] and path[-3:] == ["labels", "label", "parent"] and text and declared:
+            declared.pop()  # a point of a skeleton
 
     parse_xml(table, opened, closed)
     if not entries:

@@ -1,8 +1,12 @@
-"""Label Studio's exports: JSON, JSON-MIN, and how any of its tables names files.
+"""Label Studio's exports: JSON, JSON-MIN and CSV, and how any of them names files.
 
-A task's classes are those of its choices, boxes, polygons and brushes.
+A task's classes are those of its choices, taxonomies, boxes, polygons and brushes, of all its annotators together.
+Choices about a single region (``perRegion``) describe that region and are not classes of the photo.  Tasks that nobody
+has annotated, or that were skipped, are left out with a warning; an annotation without a result is a negative.
 """
 
+import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,12 +15,19 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from crt._messages import printable
 from crt.data._names import check_names, clean_name, natural
-from crt.data._photos import SUFFIXES, Entry
+from crt.data._photos import SUFFIXES, Entry, tails
 
-__all__ = ["files_of", "is_label_studio", "read_label_studio"]
+__all__ = ["files_of", "is_label_studio", "read_label_studio", "records_of"]
 
-KINDS = ("choices", "rectanglelabels", "polygonlabels", "brushlabels", "ellipselabels", "keypointlabels", "labels")
-_DONE = ("total_annotations", "annotation_id", "annotator")
+_log = logging.getLogger(__name__)
+REGIONS = (
+    "rectanglelabels", "polygonlabels", "brushlabels", "bitmasklabels", "ellipselabels", "keypointlabels",
+    "vectorlabels", "labels",
+)  # fmt: skip
+WHOLE = ("choices", "taxonomy")  # of the photo, unless the value has a geometry
+GEOMETRY = ("x", "points", "vertices", "rle", "imageDataURL")
+TEXTS = ("choice", "choices", "label", "labels", "tag", "class")  # fields of JSON-MIN in which a text is a class
+ASIDE = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement", "history")
 
 
 def is_label_studio(content: Any) -> bool:
@@ -25,24 +36,41 @@ def is_label_studio(content: Any) -> bool:
 
 
 def read_label_studio(
-    content: list[Any], table: Path, class_names: Sequence[str] | None = None
+    content: list[Any], table: Path, class_names: Sequence[str] | None = None, places: Sequence[str] | None = None
 ) -> tuple[list[Entry], list[str]]:
     """The tasks of an export, and the class names: the given ones, or those in it.
+
+    Args:
+        content: tasks, or the records of JSON-MIN, of which a task has one for each annotation.
+        table: their file, for messages.
+        class_names: the K classes in order.
+        places: where each task stands, for messages.
 
     Raises:
         ValueError: what cannot be understood, with its place.
     """
-    entries, shown = [], printable(table)
+    shown, left_out = printable(table), 0
+    fields = {*TEXTS, *(key for task in content if isinstance(task, dict) for key in task if _is_control(task[key]))}
+    entries: dict[Any, Entry] = {}
     for place, task in enumerate(content):
-        where = f"{shown}, task [{place}]"
+        where = places[place] if places else f"{shown}, task [{place}]"
         if not isinstance(task, dict) or not (photo := _photo(task)):
             raise ValueError(f"{where}: expected a task with an 'image', got {printable(type(task).__name__)}.")
+        raw = isinstance(task.get("data"), dict)
+        labels = _annotated(task, where) if raw else _minimal(task, where, fields)
+        if labels is None:
+            left_out += 1
+            continue
         file, *others = files_of(photo)
-        entries.append(Entry(where, file, _labels(task, where), others))
-    names = list(class_names or sorted({name for entry in entries for name in entry.labels}, key=natural))
+        key = (photo, str(task["id"])) if "annotation_id" in task and "id" in task else place
+        entries.setdefault(key, Entry(where, file, [], others)).labels.extend(labels)
+    if left_out:
+        _log.warning("%s: %d tasks that nobody has annotated, or that were skipped, are left out", shown, left_out)
+    _check(list(entries.values()), content, shown, fields)
+    names = list(class_names or sorted({name for e in entries.values() for name in e.labels}, key=natural))
     if class_names is None:
         check_names(names, shown)
-    return entries, names
+    return list(entries.values()), names
 
 
 def files_of(text: str) -> list[str]:
@@ -51,15 +79,12 @@ def files_of(text: str) -> list[str]:
     ``/data/upload/3/0a1b2c3d-cat.jpg`` was uploaded as ``cat.jpg``; ``/data/local-files/?d=set/cat.jpg`` and addresses
     (s3://, https://) keep their paths.
     """
-    if not re.match(r"/data/(upload|local-files)/|[a-z0-9+]{2,10}://", text, re.IGNORECASE):
+    if not re.match(r"/data/(upload|local-files)/|[a-z0-9+-]{2,10}://", text, re.IGNORECASE):
         return [text]
     address = urlsplit(text)
     path = unquote((parse_qs(address.query).get("d") or [address.path])[0]).lstrip("/")
     base = path.rpartition("/")[2]
-    parts = path.split("/")
-    tails = ["/".join(parts[i:]) for i in range(len(parts))] if len(parts) < 20 else [base]
-    stripped = [re.sub(r"^[0-9a-f]{8}-", "", base)] if path.startswith("data/upload/") else []
-    names = [base, *stripped] if stripped else tails
+    names = [base, re.sub(r"^[0-9a-f]{8}-", "", base)] if "data/upload/" in path else tails(path)
     return [name for name in dict.fromkeys(names) if ".." not in name] or [base or text]
 
 
@@ -73,41 +98,69 @@ def _photo(task: dict[str, Any]) -> str:
     return next(iter([*named, *photos]), "")
 
 
-def _labels(task: dict[str, Any], where: str) -> list[str]:
-    if isinstance(task.get("data"), dict):
-        if "annotations" not in task and "completions" not in task:
-            raise ValueError(
-                f"{where}: a task without 'annotations'; export with the annotations, as JSON or JSON-MIN."
-            )
-        annotations = task.get("annotations", task.get("completions"))
-        if not isinstance(annotations, list):
-            raise ValueError(f"{where}: expected a list of annotations.")
-        kept = [a for a in annotations if isinstance(a, dict) and not a.get("was_cancelled")]
-        if not kept:
-            raise ValueError(f"{where}: nobody has annotated this photo; export annotated tasks alone.")
-        results = [result for annotation in kept for result in _list(annotation.get("result"), where)]
-        values = [result.get("value") for result in results if isinstance(result, dict)]
-        return [name for value in values if isinstance(value, dict) for name in _named(value, where)]
+def _annotated(task: dict[str, Any], where: str) -> list[str] | None:
+    """The labels of a task of JSON; None if there is no annotation that counts."""
+    if "annotations" not in task and "completions" not in task:
+        raise ValueError(f"{where}: a task without 'annotations'; export with the annotations, as JSON or JSON-MIN.")
+    annotations = task.get("annotations", task.get("completions"))
+    if not isinstance(annotations, list):
+        raise ValueError(f"{where}: expected a list of annotations.")
+    made = [a for a in annotations if isinstance(a, dict) and not (a.get("was_cancelled") or a.get("skipped"))]
+    results = [result for annotation in made for result in _list(annotation.get("result"), where)]
+    values = [result.get("value") for result in results if isinstance(result, dict)]
+    return [name for value in values if isinstance(value, dict) for name in _named(value, where)] if made else None
+
+
+def _minimal(task: dict[str, Any], where: str, fields: set[str]) -> list[str] | None:
+    """The labels of a record of JSON-MIN or CSV; None if nobody has annotated it."""
     found: list[str] = []
     for key, value in task.items():
-        if key in ("choice", "label", "labels", "tag", "class") and isinstance(value, str):
-            found.append(clean_name(value))
-        elif isinstance(value, dict):
-            found += _named(value, where)
-        elif isinstance(value, list):
-            for item in value:
-                found += _named(item, where) if isinstance(item, dict) else []
-    if not found and not any(key in task for key in _DONE):
+        if isinstance(value, str):
+            found += [name] if key in fields and (name := clean_name(value)) else []
+        for item in value if isinstance(value, list) else [value]:
+            found += _named(item, where) if isinstance(item, dict) else []
+            found += [clean_name(item)] if isinstance(item, str) and key in fields and item is not value else []
+    if not found and "annotator" not in task and "annotation_id" not in task and "total_annotations" not in task:
         raise ValueError(f"{where}: no labels ('choice', 'label') beside the photo.")
-    return [name for name in found if name]
+    return None if not found and "annotation_id" in task and task["annotation_id"] in (None, "") else found
+
+
+def _check(entries: list[Entry], content: list[Any], shown: str, fields: set[str]) -> None:
+    """ValueError if no task has a label: nothing to learn, or the labels are in a field that might be anything."""
+    if not entries:
+        raise ValueError(f"{shown}: nobody has annotated any of {len(content)} tasks.")
+    if any(entry.labels for entry in entries):
+        return
+    other = {
+        key: value
+        for task in content
+        if not isinstance(task.get("data"), dict)
+        for key, value in task.items()
+        if isinstance(value, str) and value and key not in ASIDE and key not in fields and value != _photo(task)
+    }
+    for key, value in other.items():
+        raise ValueError(
+            f"{shown} has no labels that can be told from other texts; if the field '{printable(key)}' "
+            f"('{printable(value)}') holds them, export as JSON, which says so, or call the field 'choice'."
+        )
+
+
+def _is_control(value: Any) -> bool:
+    """Whether a field of JSON-MIN holds what an annotator marked."""
+    items = value if isinstance(value, list) else [value]
+    return any(isinstance(item, dict) and any(kind in item for kind in (*REGIONS, *WHOLE)) for item in items)
 
 
 def _named(value: dict[str, Any], where: str) -> Iterator[str]:
-    for kind in KINDS:
+    about_region = any(key in value for key in GEOMETRY)
+    for kind in REGIONS if about_region else (*REGIONS, *WHOLE):
         for name in _list(value.get(kind), where):
+            if kind == "taxonomy" and isinstance(name, list):  # a path from the root
+                name = name[-1] if name else ""
             if not isinstance(name, str):
                 raise ValueError(f"{where}: {kind} are texts, got {printable(type(name).__name__)}.")
-            yield clean_name(name)
+            if clean_name(name):
+                yield clean_name(name)
 
 
 def _list(value: Any, where: str) -> list[Any]:
@@ -116,3 +169,17 @@ def _list(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError(f"{where}: expected a list, got {printable(type(value).__name__)}.")
     return value
+
+
+def records_of(header: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> list[dict[str, Any]]:
+    """The rows of Label Studio's CSV as records of JSON-MIN: cells are texts, or JSON of what was marked."""
+    return [dict(zip(header, map(_cell, cells), strict=False)) for _, cells in rows]
+
+
+def _cell(text: str) -> Any:
+    if text.startswith(("[", "{")):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+    return text
