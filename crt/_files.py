@@ -9,7 +9,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -96,7 +96,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; on success it takes the name ``path``, on failure nothing is left.
 
     Raises:
-        OSError: the folder cannot be written, the disk is full.
+        OSError: the folder cannot be written, the disk is full; it names ``path``.
     """
     temporary = path.with_name(f".{platform.node()}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
@@ -105,8 +105,13 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary), temporary):
+            raise  # it says where, or is not the system's
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder itself may be gone
+            temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -140,7 +145,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         try:
             save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
         except SafetensorError as error:
-            raise OSError(f"{path} cannot be written: {error}") from error
+            raise OSError(f"{printable(path)} cannot be written: {printable(error, 300)}") from error
 
 
 def _umask() -> int:

@@ -10,7 +10,7 @@ from typing import TypeAlias, Union
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -40,6 +40,15 @@ ImagesLike: TypeAlias = ImageLike | Sequence[ImageLike]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # MPO, of two pictures in a JPEG, is read as JPEG
 _HIGHEST_NORMALIZED = 30.0
 _ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 change width and height
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def open_image(path: str | os.PathLike[str], *, max_side: int | None = None) -> Tensor:
@@ -249,7 +258,7 @@ def _from_pil(image: Image.Image, max_side: int | None = None) -> Tensor:
         raise ValueError("an EPS is a program, not a photo; convert it first: image.convert('RGB').")
     try:
         image.load()
-        image = ImageOps.exif_transpose(image)
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         name = printable(getattr(image, "filename", "") or "the image")
         raise OSError(f"{name} cannot be decoded ({error}); the file is broken or truncated.") from error
@@ -257,14 +266,18 @@ def _from_pil(image: Image.Image, max_side: int | None = None) -> Tensor:
         image = Image.fromarray(_eight_bits(np.asarray(image), 65535))
     elif image.mode in ("I", "F"):
         image = Image.fromarray(_eight_bits(np.asarray(image)))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
+    alpha = image.has_transparency_data
+    if image.mode not in (("RGBA",) if alpha else ("RGB", "L")):
+        image = image.convert("RGBA" if alpha else "RGB")
+    if (factor := shrink_factor(image.height, image.width, max_side)) < 1:  # before anything else takes memory
+        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+        image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+    if alpha:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if image.mode != "RGB":
         image = image.convert("RGB")
-    if (factor := shrink_factor(image.height, image.width, max_side)) < 1:
-        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-        image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+    if turn is not None:
+        image = image.transpose(turn)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 

@@ -86,6 +86,26 @@ def test_images_of_one_stem_keep_their_suffix(model, small, tmp_path):
     assert {file.name for file in (tmp_path / "out").glob("*.mask.png")} == {"k_png.mask.png", "k_jpg.mask.png"}
 
 
+def test_images_of_one_name_get_a_number(model, small, tmp_path):
+    files = [small]
+    for folder, name in (("x", "k.png"), ("y", "K.PNG"), ("z", "k.mask.png")):
+        (tmp_path / folder).mkdir()
+        files.append(Path(shutil.copy(small, tmp_path / folder / name)))
+    done = run("cam", *files, small, "--out", tmp_path / "out", "--model", model, "--scales", "0.5")
+    assert done.exit_code == 0, done.output
+    stems = {file.name.removesuffix(".cam.safetensors") for file in (tmp_path / "out").glob("*.safetensors")}
+    assert stems == {"k_png", "k_png-2", "K_PNG-3", "k.mask"}
+    assert len(list((tmp_path / "out").iterdir())) == 12
+
+
+def test_a_result_does_not_take_the_name_of_another(model, small, tmp_path):
+    other = shutil.copy(small, tmp_path / "k.mask.png")
+    done = run("cam", small, other, "--out", tmp_path / "out", "--model", model, "--scales", "0.5")
+    assert done.exit_code == 0, done.output
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert written == {f"{name}{end}" for name in ("k", "k.mask-2") for end in (".png", ".mask.png", ".cam.safetensors")}
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError(), KeyError()]
 )
@@ -93,12 +113,13 @@ def test_one_image_does_not_end_the_job(model, small, tmp_path, monkeypatch, err
     plain = crt.CAMExtractor.__call__
 
     def call(self, images, *rest, **options):
-        if "huge" in str(images):
+        if images.shape[-1] == 77:
             raise error
         return plain(self, images, *rest, **options)
 
     monkeypatch.setattr(crt.CAMExtractor, "__call__", call)
-    huge = shutil.copy(small, tmp_path / "huge.png")
+    huge = tmp_path / "huge.png"
+    Image.open(small).resize((77, 60)).save(huge)
     done = run("cam", huge, small, "--out", tmp_path / "out", "--model", model, "--scales", "0.5")
     assert done.exit_code == 2
     assert "huge.png" in done.output and "1 of 2 images failed" in done.output

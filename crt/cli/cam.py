@@ -1,5 +1,6 @@
 """``crt cam``: images to maps, masks and pictures."""
 
+import itertools
 import os
 import re
 from collections import Counter
@@ -54,8 +55,11 @@ def cam(
     """Show where in an image its classes are: maps and masks.
 
     Writes NAME.png (image, heat maps and mask side by side), NAME.mask.png (VOC palette) and NAME.cam.safetensors (the
-    maps) for each image.
+    maps) for each image.  An image with a side over 2048 pixels is reduced to that when it is read: its maps have the
+    reduced size, its mask has the image's.
     """
+    from crt.images import image_size, open_image
+    from crt.jobs.job import working_side
     from crt.labels import to_multi_hot
 
     names = _names(labels)
@@ -66,19 +70,21 @@ def cam(
         wanted = [int(name) if network.class_names is None and name.isdecimal() else name for name in names]
     to_multi_hot(wanted, 1, network.num_classes, network.class_names)  # unknown names fail before any work
     extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
+    side = working_side(extractor.scales, extractor.max_side)
     output.mkdir(parents=True, exist_ok=True)
     failed = 0
-    for image, target in progress_bar(zip(images, targets, strict=True), len(images)):
+    for image, target in progress_bar(targets.items(), len(targets)):
         try:
-            (result,) = extractor(image, wanted)
-            _write(result, target, threshold)
+            size = image_size(image)
+            (result,) = extractor(open_image(image, max_side=side), wanted)
+            _write(result, size, target, threshold)
         except Exception as error:  # one image never ends the job: decoders raise what they like, memory runs out
             failed += 1
             complain(error, f"{image}: ")
         else:
             say(f"{image}: {', '.join(result.names) or 'no class'} -> {target}.*")
     if failed:
-        note(f"{failed} of {len(images)} images failed; the others are done.")
+        note(f"{failed} of {len(targets)} images failed; the others are done.")
         raise typer.Exit(2)
 
 
@@ -91,14 +97,15 @@ def _names(labels: str | None) -> list[str] | None:
     return names
 
 
-def _targets(images: list[Path], output: Path) -> list[Path]:
+def _targets(images: list[Path], output: Path) -> dict[Path, Path]:
     """Where each image's results go: safe names inside ``output``, all different, none of them an input.
 
-    Images of one stem (a.jpg and a.png) keep their suffix (a_jpg, a_png).
+    Images of one stem (a.jpg and a.png) keep their suffix (a_jpg, a_png); of one name (x/a.jpg and y/a.jpg) all but the
+    first get a number (a_jpg, a_jpg-2).
 
     Raises:
         FileNotFoundError: an image does not exist.
-        ValueError: two images of one name, or a result that would overwrite an image.
+        ValueError: a result that would overwrite an image.
     """
     inputs: dict[tuple[int, int], Path] = {}
     for image in images:
@@ -106,18 +113,29 @@ def _targets(images: list[Path], output: Path) -> list[Path]:
             status = os.stat(image)
         except FileNotFoundError:
             raise FileNotFoundError(f"there is no image at {image}.") from None
+        except (OSError, ValueError):
+            continue  # a name that cannot be: reading the image will tell
         inputs[status.st_dev, status.st_ino] = image
-    counts = Counter(_safe(image.stem).casefold() for image in images)
-    targets: dict[str, tuple[Path, Path]] = {}
+    images = list(dict.fromkeys(images))
+    stems = Counter(_safe(image.stem).casefold() for image in images)
+    targets: dict[Path, Path] = {}
+    taken: set[str] = set()
     for image in images:
-        name = _safe(image.stem) if counts[_safe(image.stem).casefold()] == 1 else _safe(image.name.replace(".", "_"))
-        target = output / name
-        other, _ = targets.setdefault(name.casefold(), (image, target))
-        if other is not image:
-            raise ValueError(f"{other} and {image} would both be written to {target}.*; use different folders.")
+        name = _safe(image.stem)
+        if stems[name.casefold()] > 1:
+            name = _safe(image.name.replace(".", "_"))
+        numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        name = next(each for each in numbered if taken.isdisjoint(_files_of(each)))
+        taken.update(_files_of(name))
         for ending in ENDINGS:
-            _refuse_input(target.with_name(name + ending), inputs)
-    return [target for _, target in targets.values()]
+            _refuse_input(output / (name + ending), inputs)
+        targets[image] = output / name
+    return targets
+
+
+def _files_of(name: str) -> set[str]:
+    """The files of a result, by which names that some file systems take for one are one."""
+    return {(name + ending).casefold() for ending in ENDINGS}
 
 
 def _safe(stem: str) -> str:
@@ -135,14 +153,15 @@ def _refuse_input(path: Path, inputs: dict[tuple[int, int], Path]) -> None:
         raise ValueError(f"{image} is an input and would be overwritten as {path}; choose another --out folder.")
 
 
-def _write(result: "CAMResult", target: Path, threshold: float | None) -> None:
+def _write(result: "CAMResult", size: tuple[int, int], target: Path, threshold: float | None) -> None:
+    """The files of an image of ``size`` (H, W), of which the result may be of a reduced copy."""
     import torch
 
     from crt._files import whole_file
-    from crt.masks import save_mask
+    from crt.masks import resize_mask, save_mask
 
     with whole_file(target.with_name(target.name + ".mask.png")) as temporary:
-        mask = result.mask(threshold).cpu()
+        mask = resize_mask(result.mask(threshold).cpu(), size)
         save_mask(mask, temporary, wide=mask.dtype != torch.uint8)
     with whole_file(target.with_name(target.name + ".png")) as temporary:
         result.panel(threshold).save(temporary, format="PNG")
