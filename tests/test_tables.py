@@ -76,12 +76,20 @@ def test_utf16_and_ends_of_lines(root):
     assert read(root, text.encode("utf-16")) == (AB, ["cat", "dog"])
 
 
+def test_several_labels_separated_by_spaces_are_not_taken_for_names(root):
+    cells = ["person", "person bicycle", "person bicycle", "horse person", "horse person", "cat chair", "chair"]
+    text = "file,labels\n" + "".join(f"{letter}.jpg,{cell}\n" for letter, cell in zip("abcdefg", cells, strict=True))
+    for letter in "abcdefg":
+        (root / "photos" / f"{letter}.jpg").touch()
+    assert read(root, text)[1] == ["bicycle", "cat", "chair", "horse", "person"]
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
         ('file,labels\na.jpg,ripe fruit\nb.jpg,"ripe fruit,x"\nc.jpg,x;y\n', ["line 3", "','", "line 4", "';'"]),
         ("file,labels\na.jpg,ripe fruit\nb.jpg,unripe fruit\nc.jpg,ripe fruit\n", ["line 2", "'ripe fruit'", "';'"]),
-        ("file,labels\na.jpg,hot dog\nb.jpg,dog\nc.jpg,hot dog\n", ["'hot dog'", "one class or several"]),
+        ("file,labels\nb.jpg,dog\n" + "".join(f"{i}.jpg,hot dog\n" for i in range(8)), ["'hot dog'", "or several"]),
         ("file,labels\na.jpg,cat/dog\nb.jpg,cat\n", ["'cat/dog'", "';'", "--classes"]),
         ("file,labels\na.jpg,cat & dog\nb.jpg,cat\n", ["'&'"]),
         ("file,labels\na.jpg,cat and dog\nb.jpg,cat\n", ["'and'"]),

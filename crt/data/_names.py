@@ -3,7 +3,8 @@
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from crt._messages import did_you_mean, printable
 
@@ -139,23 +140,57 @@ def _listed(place: str, text: str) -> list[str]:
 
 
 def _check_spaces(cells: Sequence[tuple[str, str]]) -> None:
-    """ValueError if a word never stands but beside one other, as in "ripe fruit": perhaps it is half of a name."""
-    before: dict[str, set[str]] = {}
+    """ValueError if names of several words were split at their spaces, as far as a table can tell.
+
+    The signs, all of them rare among several labels a photo: two words that only occur one after the other ("polar bear"); a word in eight cells or more, all
+    of them the same ("hot dog" beside "dog"); words that only share cells with one another, few cells that repeat,
+    none of which has one word alone ("ripe fruit", "unripe fruit").
+    """
+    counts = Counter(tuple(text.split()) for _, text in cells if text)
     after: dict[str, set[str]] = {}
-    counts: dict[str, int] = {}
-    places: dict[str, tuple[str, str]] = {}
+    before: dict[str, set[str]] = {}
+    cells_of: dict[str, list[tuple[str, ...]]] = {}
+    for words in counts:
+        for left, right in zip(("", *words), (*words, ""), strict=True):
+            after.setdefault(left, set()).add(right)
+            before.setdefault(right, set()).add(left)
+        for word in words:
+            cells_of.setdefault(word, []).append(words)
+    suspect = _groups(counts)
+    for word, found in cells_of.items():
+        (follows, *others), number = after[word], sum(counts[words] for words in found)
+        if not others and follows and before[follows] == {word} and number > 1:
+            suspect |= {word, follows}
+        if len(found) == 1 and len(found[0]) > 1 and number >= 8:
+            suspect.add(word)
     for place, text in cells:
-        words = ["", *text.split(), ""]
-        for left, word, right in zip(words, words[1:], words[2:], strict=False):
-            before.setdefault(word, set()).add(left)
-            after.setdefault(word, set()).add(right)
-            counts[word] = counts.get(word, 0) + 1
-            places.setdefault(word, (place, text))
-    for word, (place, text) in places.items():
-        bound = any("" not in side[word] and len(side[word]) == 1 for side in (before, after))
-        if bound and counts[word] > 1:
+        if not suspect.isdisjoint(text.split()):
             raise ValueError(
                 f"{place}: '{printable(text)}' may be one class or several; separate labels by ';', as in cat;dog (in "
                 "one row, if it is one class: the whole table is read by one rule), or name the classes (class_names, "
                 "or --classes)."
             )
+
+
+def _groups(counts: Mapping[tuple[str, ...], int]) -> set[str]:
+    """Words that share cells only with one another: cells of two words or more, fewer than words, that repeat."""
+    leader: dict[str, str] = {}
+
+    def lead(word: str) -> str:
+        while leader.setdefault(word, word) != word:
+            leader[word] = word = leader[leader[word]]
+        return word
+
+    for words in counts:
+        for word in words:
+            leader[lead(word)] = lead(words[0])
+    groups: dict[str, list[tuple[str, ...]]] = {}
+    for words in counts:
+        groups.setdefault(lead(words[0]), []).append(words)
+    found: set[str] = set()
+    for members in groups.values():
+        together = {word for words in members for word in words}
+        repeated = sum(counts[words] for words in members) >= 1.5 * len(members)
+        if repeated and min(map(len, members)) > 1 and len(members) < len(together):
+            found |= together
+    return found
