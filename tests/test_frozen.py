@@ -11,9 +11,12 @@ from torch.nn import functional as F
 
 pytest.importorskip("accelerate", reason="needs the extra `train`")
 
+from crt.data import ImageDataset
 from crt.models import CRT
 from crt.train import make_recipe, train_frozen
+from crt.train.features import FeatureCache
 from crt.train.frozen import fold_background
+from crt.train.head import HeadRecipe, train_head
 from crt.train.margins import best_margins, lowered, margin_counts, otsu_margins, posterior
 from crt.train.objectness import Linear, fit_objectness, object_map
 from crt.train.patch_labels import IGNORED, fit_labels, fit_patches, label_by_head, label_by_maps
@@ -234,6 +237,18 @@ def test_margins_of_the_result_alone_leave_the_labels_as_they_are(folder, masked
     (labels, head, margins), (same_labels, same_head, others) = train("otsu", None), train("tuned-last", masked)
     assert torch.equal(labels["labels"], same_labels["labels"]) and torch.equal(head["weight"], same_head["weight"])
     assert not torch.equal(margins["margins"], others["margins"])
+
+
+def test_a_class_in_all_images_or_in_none_is_refused(folder):  # noqa: F811
+    photos, model = photos_of(folder), tiny_model(["blue", "green", "red"]).vit
+    for labels, message in [([0], "all 24 photos show 'blue'"), ([1], "no photo shows 'blue', 'red'")]:
+        given = ImageDataset([photo._replace(labels=labels) for photo in photos], photos.class_names)
+        with pytest.raises(ValueError, match=message):
+            train_frozen(model, given, folder / "run", QUICK)
+        with pytest.raises(ValueError, match=message):
+            train_head(FeatureCache(model, given, folder / "features"), HeadRecipe(epochs=1))
+    head = train_head(FeatureCache(model, given, folder / "features"), HeadRecipe(epochs=1), force=True)
+    assert head.weight.isfinite().all()
 
 
 def test_margins_are_tuned_on_masks(folder, masked):  # noqa: F811

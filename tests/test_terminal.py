@@ -103,7 +103,9 @@ def test_a_result_does_not_take_the_name_of_another(model, small, tmp_path):
     done = run("cam", small, other, "--out", tmp_path / "out", "--model", model, "--scales", "0.5")
     assert done.exit_code == 0, done.output
     written = {file.name for file in (tmp_path / "out").iterdir()}
-    assert written == {f"{name}{end}" for name in ("k", "k.mask-2") for end in (".png", ".mask.png", ".cam.safetensors")}
+    assert written == {
+        f"{name}{end}" for name in ("k", "k.mask-2") for end in (".png", ".mask.png", ".cam.safetensors")
+    }
 
 
 @pytest.mark.parametrize(

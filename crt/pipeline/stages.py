@@ -69,7 +69,8 @@ class Stages:
         with self.journal.stage("cam", settings) as needed:
             if needed:
                 folder.mkdir(parents=True, exist_ok=True)
-                train_frozen(model, self.dataset, folder, recipe.frozen, seed=recipe.seed, progress=self.progress)
+                options = {"seed": recipe.seed, "progress": self.progress}  # ``fit`` has checked the labels
+                train_frozen(model, self.dataset, folder, recipe.frozen, force=True, **options)
         return self._load(folder / "model")
 
     def masks(self, model: CRT, name: str, refiner: str, after: str) -> ImageDataset:

@@ -152,7 +152,7 @@ def _train_frozen(vit: CRT, dataset: ImageDataset, out: Path, recipe: CAMRecipe,
         pool=recipe.pool,
     )
     if PartialState().is_main_process:
-        install_head(vit, train_head(cache, settings, seed=options.get("seed", 0)))
+        install_head(vit, train_head(cache, settings, force=True, seed=options.get("seed", 0)))
         vit.save_pretrained(out / "model")
     PartialState().wait_for_everyone()
     return vit.eval()

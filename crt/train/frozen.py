@@ -51,6 +51,7 @@ def train_frozen(
     recipe: FrozenRecipe,
     *,
     truth: ImageDataset | None = None,
+    force: bool = False,
     seed: int = 0,
     progress: Progress = lambda steps, first, total, status: steps,
 ) -> CRT:
@@ -66,6 +67,7 @@ def train_frozen(
         recipe: the settings, for example ``RECIPES["s16-voc9k"]``.
         truth: images with masks, by which margins are chosen if ``recipe.margins`` is not "otsu"; nothing else is
             learned from them.
+        force: train although a class is in all images or in none, with a warning.
         seed: of the order.
         progress: wraps the images or steps of each long step; see ``RunOptions``.
 
@@ -73,8 +75,8 @@ def train_frozen(
         The model, in evaluation mode.
 
     Raises:
-        ValueError: margins that are to be tuned without ``truth``, or ``truth`` with "otsu"; other classes; no image
-            with a class.
+        ValueError: a class that all images show, or none (``ImageDataset.check_trainable``); margins that are to be
+            tuned without ``truth``, or ``truth`` with "otsu"; other classes; no image with a class.
         OSError: an image that cannot be read, a file that cannot be written.
     """
     if (truth is None) != (recipe.margins == "otsu"):
@@ -83,6 +85,7 @@ def train_frozen(
         raise ValueError(f"truth has the classes {truth.class_names}, the dataset {dataset.class_names}.")
     if model.num_classes != len(dataset.class_names):
         raise ValueError(f"the model has {model.num_classes} classes, the dataset {len(dataset.class_names)}.")
+    dataset.check_trainable(force=force)
     out = Path(out)
     cache = FeatureCache(model, dataset, out / "features", scale=recipe.view_scale, progress=progress)
     if not cache.targets.any():

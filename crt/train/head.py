@@ -59,6 +59,7 @@ def train_head(
     *,
     targets: Callable[[int], Tensor] | None = None,
     num_outputs: int | None = None,
+    force: bool = False,
     seed: int = 0,
 ) -> nn.Conv2d:
     """Trains a linear head; the same arguments give the same weights.
@@ -72,14 +73,18 @@ def train_head(
         targets: called with an index; returns (h, w) integers on the image's grid, where 255 does not count, or
             (C, h, w) shares of each class.  ``patch_masks`` makes them from masks.
         num_outputs: C; None takes the K classes, and with ``targets`` K + 1 with the background first.
+        force: learn labels although a class is in all images or in none, with a warning.
         seed: of the order.
 
     Returns:
         A 1 x 1 convolution of D to C channels, in evaluation mode.
 
     Raises:
-        ValueError: targets that do not fit, or none that counts; a loss that is not finite.
+        ValueError: labels with a class that all images show, or none (``ImageDataset.check_trainable``); targets that
+            do not fit, or none that counts; a loss that is not finite.
     """
+    if targets is None:
+        cache.dataset.check_trainable(force=force)
     recipe = recipe or HeadRecipe(epochs=3 if targets else 20)
     outputs = num_outputs or cache.targets.shape[1] + (targets is not None)
     means = cache.means()
