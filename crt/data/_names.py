@@ -142,9 +142,9 @@ def _listed(place: str, text: str) -> list[str]:
 def _check_spaces(cells: Sequence[tuple[str, str]]) -> None:
     """ValueError if names of several words were split at their spaces, as far as a table can tell.
 
-    The signs, all of them rare among several labels a photo: two words that only occur one after the other ("polar bear"); a word in eight cells or more, all
-    of them the same ("hot dog" beside "dog"); words that only share cells with one another, few cells that repeat,
-    none of which has one word alone ("ripe fruit", "unripe fruit").
+    The signs, all of them rare among several labels a photo: two words that only occur one after the other ("polar
+    bear"); a word in eight cells or more, all of them the same ("hot dog" beside "dog"); words that only share cells
+    with one another, few cells that repeat, none of which has one word alone ("ripe fruit", "unripe fruit").
     """
     counts = Counter(tuple(text.split()) for _, text in cells if text)
     after: dict[str, set[str]] = {}
