@@ -26,8 +26,12 @@ Color = tuple[int, int, int]
 
 @cache
 def class_color(index: int) -> Color:
-    """The colour of class ``index``: all are equally light, and neighbours' hues lie a golden section apart."""
-    red, green, blue = _oklch_to_rgb(torch.tensor([0.72, 0.2, 360 * ((0.08 + index * 0.618034) % 1)])).tolist()
+    """The colour of class ``index``: neighbours' hues lie a golden section apart, in three lightnesses.
+
+    Hues alone nearly repeat after 13 classes (VOC's bicycle and person).
+    """
+    lightness, hue = (0.72, 0.58, 0.84)[index % 3], 360 * ((0.08 + index * 0.618034) % 1)
+    red, green, blue = _oklch_to_rgb(torch.tensor([lightness, 0.2, hue])).tolist()
     return round(red), round(green), round(blue)
 
 

@@ -131,9 +131,8 @@ def panel(
     scores: Sequence[float] | None = None,
     legend: Sequence[int] | None = None,
     width: int = 1000,
-    columns: int = 4,
 ) -> Image.Image:
-    """Photo, one heat map a class, and the mask with its legend, side by side.
+    """Photo, one heat map a class, and the mask with its legend, in rows of at most five; fewer of a wide photo.
 
     Args:
         pixels: (3, H, W) uint8.
@@ -144,7 +143,6 @@ def panel(
         scores: k probabilities in [0, 1], shown beside the names.
         legend: class indices that the legend lists, where the mask shows them; None takes ``labels``.
         width: of the whole, in pixels.
-        columns: pictures in a row, at most.
 
     Returns:
         An RGB image.
@@ -155,7 +153,8 @@ def panel(
     titles = [name if scores is None else f"{name}  {scores[i]:.2f}" for i, name in enumerate(named)]
     photo = Image.fromarray(pixels.cpu().permute(1, 2, 0).contiguous().numpy())
     pictures = [photo, *(heat_map(pixels, cam) for cam in maps), draw_mask(pixels, mask, names, tags=False)]
-    columns = min(columns, len(pictures))
+    most = min(5, max(1, round(width / 90 * photo.height / photo.width)))  # none lower than 90 pixels or so
+    columns = -(-len(pictures) // -(-len(pictures) // most))  # 6 are two rows of 3, not 5 and 1
     gap, side = 10, (width - 10 * (columns - 1)) // columns
     found = [(called[i], i) for i in legend if bool((mask == i + 1).any())]
     captions = [
