@@ -18,8 +18,8 @@ parser.add_argument("--out", type=Path, default=Path("cat.png"))
 args = parser.parse_args()
 
 photo = Image.open(args.photo)
-model = create_model("crt_vit_t16", pretrained=True)
-[result] = CAMExtractor(model, scales=(0.5, 1.0, 1.5))(photo, args.labels)
+model = create_model("crt_vit_s16", pretrained=True)
+[result] = CAMExtractor(model)(photo, args.labels)
 
 for name, box in result.boxes().items():
     print(f"{name}: box {box}, {100 * (result.mask() > 0).float().mean():.0f} % of the photo")
