@@ -101,13 +101,15 @@ class CNNBranch(nn.Module):
 
 
 def _how(backbone: str, stride: int) -> dict[str, Any]:
-    """timm's arguments for features that end at a stride: dilated, or cut off there where timm cannot dilate."""
+    """timm's arguments for features that end at a stride: dilated, or cut off there where timm does not dilate."""
     with torch.random.fork_rng(devices=[]):  # a trial leaves the seed as it is
         try:
-            timm_model(backbone, features_only=True, output_stride=stride)
+            reached = timm_model(backbone, features_only=True, output_stride=stride).feature_info.reduction()[-1]
         except ValueError:
-            strides = timm_model(backbone, features_only=True).feature_info.reduction()
-            if stride not in strides:
-                raise ValueError(f"{backbone} has features of stride {strides}, none of {stride}.") from None
-            return {"out_indices": tuple(i for i, s in enumerate(strides) if s <= stride)}
-    return {"output_stride": stride}
+            reached = None
+        if reached == stride:  # some networks take the argument and ignore it
+            return {"output_stride": stride}
+        strides = timm_model(backbone, features_only=True).feature_info.reduction()
+        if stride not in strides:
+            raise ValueError(f"{backbone} has features of stride {strides}, none of {stride}.")
+        return {"out_indices": tuple(i for i, s in enumerate(strides) if s <= stride)}
