@@ -15,6 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from crt.cam.attention import class_attention
 
+if hasattr(torch.compiler, "is_compiling"):
+    from torch.compiler import is_compiling
+else:  # torch 2.2
+    from torch._dynamo.external_utils import is_compiling
+
 __all__ = ["positions", "run_passes"]
 
 CACHED = 8  # grids a model
@@ -62,7 +67,7 @@ def positions(vit: Any, grid: tuple[int, int]) -> Tensor:
     """The position embedding for another grid, (1, tokens, D) float32; the last few are kept until it changes."""
     learned = vit.pos_embed
     trained = torch.is_grad_enabled() and learned.requires_grad
-    compiled = torch.compiler.is_compiling()  # ``torch.export``, too: its tensors have no address
+    compiled = is_compiling()  # ``torch.export``, too: its tensors have no address
     if compiled or trained or learned.is_inference() or torch.is_inference_mode_enabled():
         return _interpolate(vit, grid)
     kept = _cache.setdefault(vit, OrderedDict())
