@@ -98,3 +98,9 @@ def test_a_segmentation_network_has_one_graph(tmp_path):
         net.export(tmp_path / "n.onnx", size="any")
     with pytest.raises(ValueError, match="has the graphs segment"):
         net.export(tmp_path / "n.onnx", graph="cam")
+
+
+def test_an_older_torch_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch, "__version__", "2.7.1+cu126")
+    with pytest.raises(ValueError, match=r"needs torch 2\.8, this is 2\.7\.1\+cu126: pip install 'crt-wsss\[export\]'"):
+        network().export(tmp_path / "m.onnx")

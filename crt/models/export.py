@@ -22,6 +22,7 @@ from crt.cam.functional import activate, normalize_cam, pool_maps
 __all__ = ["GRAPHS", "ExportMixin", "MapsGraph", "SegmentGraph"]
 
 GRAPHS = ("segment", "cam")
+LOWEST_TORCH = (2, 8)  # of the extra ``export`` in pyproject.toml
 MAX_SIDE = 1024  # of photos that a graph of any size takes, in pixels
 
 
@@ -118,6 +119,7 @@ class ExportMixin:
                 or the extra ``export`` is not installed.
             OSError: the file cannot be written.
         """
+        _require_tools()
         module, dims = self._graph(graph), {0: _dim("batch", 1, 1024)}
         height, width, patch = *self._size(size), self._patch()
         if size == "any":
@@ -155,6 +157,17 @@ class ExportMixin:
         return height, width
 
 
+def _require_tools() -> None:
+    """ValueError unless what the extra ``export`` installs is there."""
+    if tuple(int(number) for number in torch.__version__.split(".")[:2]) < LOWEST_TORCH:
+        raise ValueError(f"export needs torch 2.8, this is {torch.__version__}: pip install 'crt-wsss[export]'.")
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401 (torch.onnx needs it)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"export needs {error.name}: pip install 'crt-wsss[export]'.") from error
+
+
 def _dim(name: str, low: int, high: int) -> Any:
     return torch.export.Dim(name, min=low, max=high)
 
@@ -171,11 +184,8 @@ def _program(module: nn.Module, example: Tensor, dims: dict[int, Any]) -> Any:
 
 def _write(program: Any, path: Path, metadata: dict[str, str], opset: int) -> None:
     """Runs torch.onnx, and writes one file with the weights and the metadata inside."""
-    try:
-        import onnx
-        import onnxscript  # noqa: F401 (torch.onnx needs it)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"export needs {error.name}: pip install 'crt-wsss[export]'.") from error
+    import onnx
+
     level = logging.getLogger("torch.onnx")
     before = level.level
     try:
