@@ -4,18 +4,22 @@ import copy
 import errno
 import json
 import os
+import threading
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
+import crt.jobs.entry
 import crt.jobs.job
-import crt.jobs.manifest
 from crt._files import lock_folder
 from crt.cam import CAMExtractor
 from crt.data import ImageDataset
+from crt.jobs.entry import Entry, Stamp
+from crt.jobs.manifest import Manifest
 from crt.jobs.peers import Peers
 from crt.masks import load_mask
 from crt.models import BoundaryNet
@@ -158,7 +162,7 @@ def test_a_folder_of_an_older_version_is_refused(folder, job):  # noqa: F811
 def test_resuming_reads_no_photo_and_no_mask(folder, job, monkeypatch):  # noqa: F811
     make_pseudo_masks(*job, threshold=0.4)
     with monkeypatch.context() as patch:
-        patch.setattr(crt.jobs.manifest.Stamp, "of", lambda path: pytest.fail(f"{path} was read"))
+        patch.setattr(crt.jobs.entry.Stamp, "of", lambda path: pytest.fail(f"{path} was read"))
         assert make_pseudo_masks(*job, threshold=0.4)[:2] == (0, COUNT)
     for file in [*(folder / "photos").rglob("*.png"), *(folder / "out").rglob("*.png")]:
         os.utime(file, (0, 0))  # as copies are: then the content counts
@@ -245,3 +249,35 @@ def test_a_peer_that_died_ends_the_others():
     with pytest.raises(TimeoutError, match=r"process [12] of 3 has given no sign of life"):
         first.finish((1, 2))
     assert time.monotonic() - started < 20
+
+
+def test_a_store_that_does_not_answer_ends_the_others():
+    silent = SimpleNamespace(add=lambda key, value: threading.Event().wait())
+    peers = Peers(1, 2, silent, patience=0.5)
+    started = time.monotonic()
+    with pytest.raises(ConnectionError, match=r"has not answered for 0.5 seconds.*goes on from there"):
+        peers.claim()
+    with pytest.raises(ConnectionError):
+        peers.finish()
+    assert time.monotonic() - started < 20
+
+
+def test_the_index_of_a_manifest_is_small_and_finds_each_line(tmp_path):
+    stamp = Stamp(1, 2, "ab" * 32)
+    entries = [
+        Entry(name, [0, 3], stamp, stamp) for name in [*map(str, range(50)), "7", 'q"uote', "caf\u00e9", "x" * 3000]
+    ]
+    manifest = Manifest(tmp_path, {"a": 1}, {})
+    for entry in entries:
+        manifest.add(entry)
+    with open(tmp_path / "manifest.jsonl", "ab") as file:
+        file.write(b'{"file": "half')
+    read = Manifest(tmp_path, {"a": 1}, {}, lead=False)
+    assert len(read) == 53 and all(read.get(entry.file) == entry for entry in entries)
+    assert "50" not in read and read.get("half") is None
+    assert len((tmp_path / "manifest.jsonl").read_bytes().splitlines()) == 55
+    Manifest(tmp_path, {"a": 1}, {})  # the first process leaves one line a mask
+    lines = (tmp_path / "manifest.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["file"] for line in lines[:8]] == ["0", "1", "2", "3", "4", "5", "6", "8"] and len(
+        lines
+    ) == 53

@@ -22,9 +22,10 @@ from crt import __version__
 from crt._files import lock_folder, remove_leftovers, whole_file
 from crt.data import ImageDataset, Sample
 from crt.images import image_size, open_image
+from crt.jobs.entry import Entry, Stamp
 from crt.jobs.fingerprint import JSON, autocast_of
 from crt.jobs.maker import MaskMaker, Picture
-from crt.jobs.manifest import Entry, Manifest, Stamp
+from crt.jobs.manifest import Manifest
 from crt.masks import resize_mask, save_mask
 
 __all__ = ["JobReport", "Progress", "run_job", "working_side"]
@@ -253,25 +254,32 @@ def _claimed(claim: Callable[[], int], count: int) -> Iterator[int]:
         yield from range(first, min(first + CHUNK, count))
 
 
-def _doubles(photos: Iterable[Sample], endings: Sequence[str]) -> dict[int, Path]:
+def _doubles(photos: Sequence[Sample], endings: Sequence[str]) -> dict[int, Path]:
     """The numbers of photos whose results would have a name of an earlier photo's, with the earlier one's file."""
-    names: dict[str, Path] = {}
-    found = {}
-    for i, photo in enumerate(photos):
-        for ending in endings:
-            if (first := names.setdefault(f"{photo.name}{ending}", photo.image)) is not photo.image:
-                found[i] = first
-    return found
+    numbers: dict[str, int] = {}
+    firsts = (numbers.setdefault(photo.name, number) for number, photo in enumerate(photos))
+    pairs = [(number, first) for number, first in enumerate(firsts) if first < number]
+    # With .mask.png and .png, a photo "x.mask" has a picture where "x" has its mask.
+    middles = [a.removesuffix(b) for a in endings for b in endings if a != b and a.endswith(b)]
+    for middle in middles:
+        for name, number in numbers.items():
+            if name.endswith(middle) and (other := numbers.get(name.removesuffix(middle))) is not None:
+                pairs.append((max(number, other), min(number, other)))
+    return {number: photos[first].image for number, first in pairs}
 
 
-def _check_targets(photos: Iterable[Sample], folder: Path, endings: Sequence[str]) -> None:
+def _check_targets(photos: Sequence[Sample], folder: Path, endings: Sequence[str]) -> None:
     """ValueError if a file that would be written is a photo."""
     real = lru_cache(maxsize=None)(os.path.realpath)  # of folders, of which there are few
-    images = {(real(p.image.parent), p.image.name) for p in photos if p.image.suffix.lower() == ".png"}
-    for photo in photos if images else ():
-        for target in (folder / f"{photo.name}{ending}" for ending in endings):
-            if (real(target.parent), target.name) in images:
-                raise ValueError(f"{target} is a photo, which would be overwritten; choose another folder for masks.")
+    names, files = (lambda: (p.name for p in photos)), (lambda: (os.fspath(p.image) for p in photos))
+    both = {real(part) for part in {*map(os.path.dirname, files())}}
+    both &= {real(folder / part) for part in {*map(os.path.dirname, names())}}
+    if not both:
+        return
+    images = {(real(os.path.dirname(file)), os.path.basename(file)) for file in files()}
+    for target in (os.path.join(folder, f"{name}{ending}") for name in names() for ending in endings):
+        if (real(os.path.dirname(target)), os.path.basename(target)) in images:
+            raise ValueError(f"{target} is a photo, which would be overwritten; choose another folder for masks.")
 
 
 def _information(device: torch.device) -> dict[str, JSON]:

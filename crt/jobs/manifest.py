@@ -1,8 +1,8 @@
 """``manifest.jsonl``: one JSON line for each mask, what it was made of; ``settings.json``: what all were made with.
 
 Appending and rewriting happen under a lock on the file, so several processes on several machines share one manifest.
-A line that is damaged is as good as none: its mask is made again.  Lines are read when they are asked for, so that the
-memory of a job is that of the names of its masks.
+A line that is damaged is as good as none: its mask is made again.  Lines are read when they are asked for, so that
+a job keeps 16 bytes of each.
 """
 
 import errno
@@ -12,61 +12,22 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from crt._files import require_regular, whole_file
+from crt.jobs.entry import Entry, name_in, parse_line
 from crt.jobs.fingerprint import JSON, differences
+from crt.jobs.lines import LineIndex
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Entry", "Manifest", "Stamp", "saved_settings"]
+__all__ = ["Manifest", "saved_settings"]
 
 MANIFEST, SETTINGS = "manifest.jsonl", "settings.json"
 _HEX = 16  # digits of the fingerprint in each line
-
-
-class Stamp(NamedTuple):
-    """Identifies the content of a file: size and time of change tell it cheaply, the hash for certain."""
-
-    size: int
-    mtime_ns: int
-    sha256: str
-
-    @classmethod
-    def of(cls, path: Path) -> "Stamp":
-        """Reads the whole file."""
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-            return cls(status.st_size, status.st_mtime_ns, digest.hexdigest())
-
-    def holds(self, path: Path) -> bool:
-        """Whether a file is still this one; it is read only where its time has changed and its size has not."""
-        status = path.stat()
-        if status.st_size != self.size:
-            return False
-        return status.st_mtime_ns == self.mtime_ns or Stamp.of(path).sha256 == self.sha256
-
-
-class Entry(NamedTuple):
-    """A line: a mask's name, the labels and the photo that it was made of, and its file."""
-
-    file: str
-    labels: list[int]
-    photo: Stamp
-    mask: Stamp
-
-    def line(self, fingerprint: str) -> bytes:
-        """The line with its end."""
-        told: dict[str, object] = {"file": self.file, "labels": self.labels, "settings": fingerprint}
-        for name, stamp in (("photo", self.photo), ("mask", self.mask)):
-            told |= {f"{name}_{field}": value for field, value in stamp._asdict().items()}
-        return json.dumps(told).encode() + b"\n"
 
 
 class Manifest:
@@ -97,30 +58,30 @@ class Manifest:
         self.settings: dict[str, JSON] = json.loads(json.dumps(settings))
         self.fingerprint = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:_HEX]
         self.again = 0  # masks that got a second line, which the last rewriting takes for the only one
-        self._places: dict[str, tuple[int, int]] = {}
+        self._lines = LineIndex()
         self._file: BinaryIO | None = None
         if self.path.exists():
             require_regular(self.path)
-            with self._locked():
-                clean = self._read()
-                if lead and not clean:
-                    self._rewrite()
+            with self._locked():  # no line is half written
+                end = self._open()
+            if not self._read(end) and lead:
+                self._rewrite()
         if lead:
             self._write_settings(dict(information))
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._lines)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places
+        return isinstance(name, str) and self.get(name) is not None
 
     def get(self, name: str) -> Entry | None:
         """The line of a mask, as it was when the job began."""
-        if name not in self._places or self._file is None:
+        start = self._lines.find(name)
+        if start is None or self._file is None:
             return None
-        start, length = self._places[name]
-        parsed = _parsed(os.pread(self._file.fileno(), length, start))
-        return None if parsed is None else parsed[0]
+        parsed = parse_line(_line_at(self._file, start))
+        return parsed[0] if parsed is not None and parsed[0].file == name else None
 
     def has(self, name: str, labels: list[int], image: Path) -> bool:
         """Whether the mask is there, as its line tells, of this very photo and labels."""
@@ -138,7 +99,7 @@ class Manifest:
 
     def add(self, entry: Entry) -> None:
         """Appends a line, whole or not at all."""
-        self.again += entry.file in self._places
+        self.again += entry.file in self
         line = entry.line(self.fingerprint)
         with self._locked(create=True) as descriptor:
             size = os.fstat(descriptor).st_size
@@ -156,46 +117,44 @@ class Manifest:
     def close(self) -> None:
         """Leaves one line a mask."""
         if self.again:
-            with self._locked():
-                self._read()
-                self._rewrite()
+            self._rewrite()
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def _read(self) -> bool:
-        """Finds the last valid line of each mask; whether there is nothing else in the file."""
+    def _open(self) -> int:
+        """The manifest as it is now, from its start; its size."""
         if self._file is not None:
             self._file.close()
         self._file = open(self.path, "rb")  # noqa: SIM115
-        self._places, clean, start = {}, True, 0
-        for line in self._file:
-            parsed = _parsed(line)
-            if parsed is None:
+        return os.fstat(self._file.fileno()).st_size
+
+    def _read(self, end: int) -> bool:
+        """Finds the last valid line of each mask up to a place; whether there is nothing else before it."""
+        self._lines, clean, start, count = LineIndex(), True, 0, 0
+        for line in self._file or ():
+            if start >= end:
+                break  # others write while this process reads
+            found = name_in(line)
+            if found is None:
                 clean = False
             else:
-                entry, fingerprint = parsed
+                name, fingerprint = found
                 if fingerprint != self.fingerprint:
                     raise ValueError(self._refusal(fingerprint))
-                clean &= entry.file not in self._places and line.endswith(b"\n")
-                self._places[entry.file] = (start, len(line))
+                self._lines.add(name, start)
+                clean, count = clean and line.endswith(b"\n"), count + 1
             start += len(line)
-        return clean
+        return clean and count == len(self._lines)
 
     def _rewrite(self) -> None:
         """One line a mask, in the order of the file; appears whole or not at all."""
-        source = self._file
-        if source is None:
-            return
-        with whole_file(self.path) as temporary, open(temporary, "wb") as file:
-            places, start = {}, 0
-            for name, (old, length) in self._places.items():
-                line = os.pread(source.fileno(), length, old).rstrip(b"\n") + b"\n"
-                file.write(line)
-                places[name] = (start, len(line))
-                start += len(line)
-        source.close()
-        self._file, self._places = open(self.path, "rb"), places  # noqa: SIM115
+        with self._locked():
+            self._read(self._open())
+            with whole_file(self.path) as temporary, open(temporary, "wb") as file, open(self.path, "rb") as source:
+                for start in self._lines.starts():
+                    file.write(_line_at(source, start) + b"\n")
+            self._read(self._open())
 
     @contextmanager
     def _locked(self, create: bool = False) -> Iterator[int]:
@@ -239,6 +198,16 @@ class Manifest:
         return f"{self.folder} holds masks of other settings ({details}); choose another folder."
 
 
+def _line_at(file: BinaryIO, start: int) -> bytes:
+    """The line that begins there, without its end; threads may call this at once."""
+    size = 1024
+    while True:
+        line, end, _ = os.pread(file.fileno(), size, start).partition(b"\n")
+        if end or len(line) < size:
+            return line
+        size *= 8
+
+
 def saved_settings(folder: Path) -> dict[str, JSON]:
     """What the masks of a folder were made with; nothing where it does not say."""
     settings = _settings_in(folder / SETTINGS).get("settings")
@@ -251,23 +220,3 @@ def _settings_in(path: Path) -> dict[str, JSON]:
     except (OSError, ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}
-
-
-def _parsed(line: bytes) -> tuple[Entry, str | None] | None:
-    """Entry and fingerprint (None: of an older version) of a line, or None if it is damaged."""
-    try:
-        told = json.loads(line)
-        file, labels = told["file"], told["labels"]
-        if not isinstance(file, str) or not all(type(label) is int for label in labels):
-            return None
-        if "threshold" in told and "settings" not in told:  # as crt 0.1 wrote them, with some settings in each line
-            photo, mask = (Stamp(-1, -1, told[f"{name}_sha256"]) for name in ("photo", "mask"))
-            return Entry(file, labels, photo, mask), None
-        photo, mask = (Stamp(*(told[f"{name}_{field}"] for field in Stamp._fields)) for name in ("photo", "mask"))
-        numbers = (photo.size, photo.mtime_ns, mask.size, mask.mtime_ns)
-        texts = (photo.sha256, mask.sha256, told["settings"])
-        if not all(type(n) is int for n in numbers) or not all(isinstance(text, str) for text in texts):
-            return None
-        return Entry(file, list(labels), photo, mask), told["settings"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
