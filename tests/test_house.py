@@ -60,6 +60,7 @@ ALLOWED = {
         *TENSORS,
         "cam",
         "data",
+        "jobs",
         "losses",
         "metrics",
         "models",

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 from typing_extensions import Unpack
 
 from crt._messages import printable
 from crt.data import ImageDataset
+from crt.jobs.peers import Peers
 from crt.losses import dual_loss, mask_loss
 from crt.models import CRT, create_model
 from crt.models.cnn import CNNBranch
@@ -18,7 +18,7 @@ from crt.models.dual import DualBranch
 from crt.models.hub import read_checkpoint
 from crt.train.features import FeatureCache
 from crt.train.head import HeadRecipe, install_head, train_head
-from crt.train.loop import Run, RunOptions
+from crt.train.loop import Run, RunOptions, make_accelerator
 from crt.train.optim import make_optimizer
 from crt.train.recipe import CAMRecipe
 
@@ -143,6 +143,7 @@ def train_cam(
 def _train_frozen(vit: CRT, dataset: ImageDataset, out: Path, recipe: CAMRecipe, options: RunOptions) -> CRT:
     """Trains the head alone, on features kept in ``out/features``; an interrupted run resumes at the next shard."""
     progress: dict[str, Any] = {"progress": options["progress"]} if "progress" in options else {}
+    vit = vit.to(make_accelerator().device)
     cache = FeatureCache(vit, dataset, out / "features", scale=recipe.view_scale, **progress)
     settings = HeadRecipe(
         epochs=recipe.epochs,
@@ -151,10 +152,11 @@ def _train_frozen(vit: CRT, dataset: ImageDataset, out: Path, recipe: CAMRecipe,
         weight_decay=recipe.weight_decay,
         pool=recipe.pool,
     )
-    if PartialState().is_main_process:
-        install_head(vit, train_head(cache, settings, force=True, seed=options.get("seed", 0)))
+    peers = Peers.from_environment()
+    install_head(vit, train_head(cache, settings, force=True, seed=options.get("seed", 0)))  # the same in each process
+    if peers.rank == 0:
         vit.save_pretrained(out / "model")
-    PartialState().wait_for_everyone()
+    peers.finish()
     return vit.eval()
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from crt._messages import printable
 from crt.cam.attention import evaluating
 from crt.data import ImageDataset
 from crt.images import normalize, open_image, resize
+from crt.jobs.peers import Peers
 from crt.models import CRT
 from crt.train.loop import Progress
 
@@ -47,7 +47,7 @@ class Features(NamedTuple):
 class FeatureCache:
     """The features of every image of a data set; those that are not on disk yet are computed first.
 
-    Under torchrun the processes share the shards out.
+    Under torchrun the processes share the shards out, and wait for one another as long as all of them are alive.
 
     Args:
         model: gives the backbone; only its weights, ``num_passes``, patch and normalization matter, not its head.
@@ -64,7 +64,8 @@ class FeatureCache:
 
     Raises:
         ValueError: features that are not finite, or a scale that is not above 0.
-        OSError: an image that cannot be read, a shard that cannot be written, a folder in which another job writes.
+        OSError: an image that cannot be read, a shard that cannot be written, a folder in which another job writes,
+            another process of this job that has died (``Peers.finish``).
 
     A float16 file holds 2 * D bytes for each patch: 5 GB for 9000 images of 500 x 375 pixels, patch 16 and D = 384.
     """
@@ -172,18 +173,18 @@ class FeatureCache:
 
     def _fill(self, progress: Progress) -> None:
         """Computes what is missing, this process its share."""
-        state = PartialState()
+        peers = Peers.from_environment()
         self.folder.mkdir(parents=True, exist_ok=True)
-        mine = self._numbers()[state.process_index :: state.num_processes]
+        mine = self._numbers()[peers.rank :: peers.world]
         prints = {number: self._fingerprint(number) for number in mine}
         missing = [number for number in mine if _fingerprint_of(self._path(number)) != prints[number]]
-        if missing and state.is_main_process:
+        if missing and peers.rank == 0:
             with lock_folder(self.folder):
                 remove_leftovers(self.folder)
                 self._compute(missing, prints, progress)
         elif missing:
             self._compute(missing, prints, lambda steps, first, total, status: steps)
-        state.wait_for_everyone()
+        peers.finish()
 
     def _compute(self, missing: list[int], prints: dict[int, str], progress: Progress) -> None:
         todo = [index for number in missing for index in self._indices(number)]

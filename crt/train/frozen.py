@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from crt._files import lock_folder, require_regular, write_tensors
 from crt.data import ImageDataset
+from crt.jobs.peers import Peers
 from crt.models import CRT
 from crt.train.features import FeatureCache
 from crt.train.head import install_head, patch_masks
@@ -59,6 +59,7 @@ def train_frozen(
 
     The result of each step is a file in ``out``; an interrupted run resumes after the last of them when it is called
     again with the same arguments.  Steps that a changed setting concerns are done again, and those after them.
+    Under torchrun the processes share the images out; the steps after that run in the first.
 
     Args:
         model: gives the backbone, which stays as it is; head, classifier and settings are replaced.
@@ -77,7 +78,7 @@ def train_frozen(
     Raises:
         ValueError: a class that all images show, or none (``ImageDataset.check_trainable``); margins that are to be
             tuned without ``truth``, or ``truth`` with "otsu"; other classes; no image with a class.
-        OSError: an image that cannot be read, a file that cannot be written.
+        OSError: an image that cannot be read, a file that cannot be written, another process that has died.
     """
     if (truth is None) != (recipe.margins == "otsu"):
         raise ValueError('margins="tuned" and "tuned-last" need truth (images with masks), "otsu" takes none.')
@@ -93,13 +94,14 @@ def train_frozen(
     seen = None
     if truth is not None:
         seen = FeatureCache(model, truth, out / "truth", scale=recipe.truth_scale, progress=progress)
-    if PartialState().is_main_process:
+    peers, steps = Peers.from_environment(), _Steps(out, recipe, cache, seen, seed, progress)
+    if peers.rank == 0:
         with lock_folder(out):
-            steps = _Steps(out, recipe, cache, seen, seed, progress)
-            head, margins = steps.run()
-            _install(model, recipe.spread, fold_background(head, margins), steps.classifier())
+            _install(model, recipe.spread, *steps.run())
             model.save_pretrained(out / "model")
-    PartialState().wait_for_everyone()
+    peers.finish()
+    if peers.rank:  # every step is a file now
+        _install(model, recipe.spread, *steps.run())
     return model.eval()
 
 
@@ -142,8 +144,8 @@ class _Steps:
     def __post_init__(self) -> None:
         self.start = [self.cache.fingerprint(), self.seed]
 
-    def run(self) -> tuple[Linear, Tensor]:
-        """The head with K + 1 outputs, and its margins."""
+    def run(self) -> tuple[nn.Conv2d, Linear]:
+        """The head, in which background and margins are folded, and the classifier of whole images."""
         r, start = self.recipe, self.start
         objectness, key = self._layer(
             "objectness",
@@ -175,7 +177,7 @@ class _Steps:
                     [key, r.spread, r.confidence],
                     partial(self._next_labels, head, margins["margins"]),
                 )
-        return head, margins["margins"]
+        return fold_background(head, margins["margins"]), self._token_classifier()
 
     def _classifier(self) -> Linear:
         r = self.recipe
@@ -183,8 +185,7 @@ class _Steps:
         means, targets = self.cache.means(), self.cache.targets
         return fit_labels(means, targets, weight_decay=r.weight_decay, seed=self.seed, **settings)
 
-    def classifier(self) -> Linear:
-        """The classifier of whole images."""
+    def _token_classifier(self) -> Linear:
         r = self.recipe
         settings = [*self.start, r.token_steps, r.token_lr, r.token_weight_decay]
         return self._layer("tokens", settings, self._tokens)[0]

@@ -3,18 +3,21 @@
 import dataclasses
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from crt._files import lock_folder, remove_leftovers
+from crt._messages import printable
 from crt.data import ImageDataset
 from crt.train.checkpoint import load_checkpoint, save_checkpoint
 from crt.train.crops import Crops, Key, batch_plan
@@ -22,9 +25,10 @@ from crt.train.log import Log
 from crt.train.optim import learning_rates
 from crt.train.recipe import Recipe
 
-__all__ = ["Progress", "Run", "RunOptions"]
+__all__ = ["Progress", "Run", "RunOptions", "make_accelerator"]
 
 logger = logging.getLogger(__name__)
+_LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", re.IGNORECASE)
 FORMAT = 2  # of a run's order and checkpoints; a run of another format cannot be resumed to the bit
 
 # Wraps batches; called with them, the first one's number, their number, and what tells losses and speed so far.
@@ -85,10 +89,7 @@ class Run:
         self.precision = precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         if self.precision not in ("no", "bf16"):
             raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}.")
-        # ``forward`` casts itself, and a step is a batch, whatever the environment says.
-        self.accelerator = Accelerator(
-            mixed_precision="no", gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1)
-        )
+        self.accelerator = make_accelerator()
         if recipe.batch_size % self.accelerator.num_processes:
             raise ValueError(
                 f"a batch of {recipe.batch_size} does not divide among {self.accelerator.num_processes} processes."
@@ -111,15 +112,17 @@ class Run:
 
         Raises:
             BlockingIOError: another run is writing there; the message says which.
+            ConnectionError: another process of this run has ended.
         """
         path = Path(out)
-        if not self.accelerator.is_main_process:
-            yield path
-            return
-        path.mkdir(parents=True, exist_ok=True)
-        with lock_folder(path):
-            remove_leftovers(path)
-            yield path
+        with _told_of_the_lost(path) if self.accelerator.num_processes > 1 else nullcontext():
+            if not self.accelerator.is_main_process:
+                yield path
+                return
+            path.mkdir(parents=True, exist_ok=True)
+            with lock_folder(path):
+                remove_leftovers(path)
+                yield path
 
     def batches(
         self, plan: list[list[Key]], first: int, total: int, status: Callable[[], str] = lambda: ""
@@ -211,6 +214,30 @@ class Run:
             self.accelerator.clip_grad_norm_(model.parameters(), self.recipe.clip)
         optimizer.step()
         return losses
+
+
+def make_accelerator() -> Accelerator:
+    """All processes of a launcher: on GPUs or, where there is none, on CPUs, which Accelerate joins only on request.
+
+    ``Run.forward`` casts itself, and a step is a batch, whatever the environment says.
+    """
+    gpu = torch.accelerator.is_available() if hasattr(torch, "accelerator") else torch.cuda.is_available()
+    steps = GradientAccumulationPlugin(num_steps=1)
+    return Accelerator(cpu=not gpu or None, mixed_precision="no", gradient_accumulation_plugin=steps)
+
+
+@contextmanager
+def _told_of_the_lost(out: Path) -> Iterator[None]:
+    """One clear error where a backend says that another process has ended; each says so in its own words."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not _LOST.search(str(error)):
+            raise
+        raise ConnectionError(
+            f"another process of this run has ended, or cannot be reached ({printable(error, 200)}). The same command "
+            f"resumes from the last checkpoint in {printable(out)}."
+        ) from error
 
 
 def _interrupted(checkpoint: Path, saved: int, steps: int) -> str:
