@@ -11,6 +11,9 @@ from torch.nn import functional as F
 
 pytest.importorskip("accelerate", reason="needs the extra `train`")
 
+from typer.testing import CliRunner
+
+from crt.cli import app
 from crt.data import ImageDataset
 from crt.models import CRT
 from crt.train import make_recipe, train_frozen
@@ -276,3 +279,20 @@ def test_recipes():
     ]:
         with pytest.raises(ValueError, match=message):
             make_recipe("s16-voc9k", [change])
+
+
+def test_command(folder, voc):  # noqa: F811
+    names = ("steps=20", "head_steps=20", "round_steps=20", "batch_patches=64", "token_steps=5", "batch_size=2")
+    few = [part for name in names for part in ("--set", name)]
+    data = ["--images", str(folder / "photos"), "--labels", str(folder / "labels.csv")]
+    tiny_model(["blue", "green", "red"]).vit.save_pretrained(folder / "start")
+    command = ["train", "frozen", *data, "--start", str(folder / "start"), *few, "--out", str(folder / "run")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0 and "3 classes" in done.output, done.output
+    assert CRT.from_pretrained(folder / "run/model").activation == "softmax"
+    done = CliRunner().invoke(app, [*command, "--tune-list", "train"])
+    assert done.exit_code == 2 and "--tune-list" in done.output
+    data = ["--voc", str(voc), "--list", "train", "--tune-list", "train", "--force"]
+    command = ["train", "frozen", *data, "--start", str(folder / "start"), *few, "--out", str(folder / "tuned")]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert len(CRT.from_pretrained(folder / "tuned/model").class_names) == 20

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import crt
-from crt.cli import app
+from crt.cli import app, screen
 from crt.cli.common import class_list, find_device
 from crt.masks import save_mask
 
@@ -245,3 +245,11 @@ def test_help_is_complete(verb):
     done = CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "120"})
     assert done.exit_code == 0
     assert "--root" not in done.output and "crt-wsss'" not in done.output
+
+
+def test_a_log_gets_a_line_a_minute(monkeypatch, capsys):
+    times = iter(range(0, 10_000, 25))
+    monkeypatch.setattr(screen.time, "monotonic", lambda: next(times))
+    assert list(screen.progress_lines("abcdef", 4, 10, lambda: "loss 0.5")) == [*"abcdef"]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["7 of 10, loss 0.5, about 2 min left", "10 of 10, loss 0.5"]

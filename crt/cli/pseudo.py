@@ -70,7 +70,7 @@ def pseudo(
     """Turn image-level labels into pseudo masks, one per image.
 
     Writes OUT/NAME.png for each image, and OUT/manifest.jsonl, which says what each mask was made from.
-    Several processes (each uses its own GPU): `torchrun --nproc-per-node N -m crt.cli pseudo ...`
+    Several processes (each uses its own GPU): `torchrun --nproc-per-node N -m -- crt.cli pseudo ...`
     """
     from crt.jobs.peers import Peers
     from crt.pseudo import make_pseudo_masks

@@ -1,11 +1,13 @@
 """What reaches the terminal: results on stdout, all else on stderr, errors on one line, nobody's escape codes."""
 
 import logging
+import math
 import os
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -18,9 +20,21 @@ from typer.core import TyperGroup
 
 from crt._messages import printable
 
-__all__ = ["SafeGroup", "complain", "err", "handle_errors", "note", "out", "progress_bar", "say", "start_logging"]
+__all__ = [
+    "SafeGroup",
+    "complain",
+    "err",
+    "handle_errors",
+    "note",
+    "out",
+    "progress_bar",
+    "progress_lines",
+    "say",
+    "start_logging",
+]
 
 LONGEST = 1500  # characters of an error message
+_LINE_EVERY = 60  # seconds
 T = TypeVar("T")
 out, err = Console(), Console(stderr=True)
 
@@ -126,7 +140,21 @@ def start_logging(verbose: bool) -> None:
 
 
 def progress_bar(items: Iterable[T], total: int) -> Iterable[T]:
+    """A bar; where stderr is not a terminal, a line a minute."""
+    if not err.is_terminal:
+        return progress_lines(items, 0, total, lambda: "")
     return track(items, "images", total=total, console=err, transient=True)
+
+
+def progress_lines(items: Iterable[T], first: int, total: int, status: Callable[[], str]) -> Iterator[T]:
+    """How far it is and how long it may take, in a line a minute; for logs."""
+    start = told = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        if (now := time.monotonic()) - told >= _LINE_EVERY:
+            told, left = now, math.ceil((total - first - done) * (now - start) / done / 60)
+            text = [f"{first + done} of {total}", status(), f"about {left} min left" if left > 0 else ""]
+            note(", ".join(part for part in text if part))
 
 
 class _Printable(logging.Formatter):

@@ -55,7 +55,7 @@ def segment(
     """Find the objects in images, without labels.
 
     Writes NAME.mask.png (VOC palette) and NAME.png (the image, and its mask with a legend) for each image.
-    Several processes (each uses its own GPU): `torchrun --nproc-per-node N -m crt.cli segment ...`
+    Several processes (each uses its own GPU): `torchrun --nproc-per-node N -m -- crt.cli segment ...`
     """
     from crt.data.unlabelled import list_photos
     from crt.jobs.peers import Peers

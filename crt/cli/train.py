@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from crt.cli.common import CUB, VOC, Images, Labels, Split, check_apart, err, labelled_images, say
+from crt.cli.common import CUB, VOC, Device, Images, Labels, Split, check_apart, err, find_device, labelled_images, say
+from crt.cli.screen import progress_lines
 
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting of the recipe: NAME=VALUE. Can be repeated.")
@@ -73,7 +74,7 @@ def train_cam(
     """Train a model on image-level labels.
 
     The trained model is written to OUT/model; use it as `--model local-dir:OUT/model`.
-    Several processes: `torchrun --nproc-per-node N -m crt.cli train cam ...`
+    Several processes: `torchrun --nproc-per-node N -m -- crt.cli train cam ...`
     """
     train = _library()
     chosen = train.make_recipe(
@@ -110,6 +111,49 @@ def train_cam(
     _done(photos, output)
 
 
+@app.command("frozen")
+def train_frozen(
+    output: Annotated[Path, typer.Option("--out", help="Folder of the run. An interrupted run resumes there.")],
+    images: Images = None,
+    labels: Labels = None,
+    voc: VOC = None,
+    cub: CUB = None,
+    split: Split = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="Trained model whose backbone is used: a name, an address or a folder. Default: bundled."),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Training recipe: s16-voc9k.")] = "s16-voc9k",
+    tune_list: Annotated[
+        str | None,
+        typer.Option(help="List of --voc whose masks choose the margin of each class. Default: no masks (Otsu)."),
+    ] = None,
+    set_: Changes = None,
+    force: Force = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train a model that needs no labels afterwards, on features of a frozen backbone.
+
+    The trained model is written to OUT/model; use it as `--model local-dir:OUT/model`.
+    Several processes: `torchrun --nproc-per-node N -m -- crt.cli train frozen ...`
+    """
+    train = _library()
+    from crt.data import ImageDataset
+    from crt.pipeline import FitRecipe, load_start
+
+    if tune_list is not None and voc is None:
+        raise ValueError("--tune-list names a list of --voc.")
+    tuned = ["margins=tuned"] if tune_list is not None else []
+    chosen = train.make_recipe(recipe, [*tuned, *(set_ or [])], stage=train.recipe.FrozenRecipe)
+    check_apart(output, images, labels)
+    photos = labelled_images(images, labels, voc, cub, split)
+    truth = ImageDataset.from_voc(voc, tune_list, masks=True) if voc is not None and tune_list is not None else None
+    model = load_start(FitRecipe(start=start, seed=seed), photos.class_names, find_device(device))
+    train.train_frozen(model, photos, output, chosen, truth=truth, force=force, seed=seed, progress=_bar)
+    _done(photos, output)
+
+
 @app.command("refine")
 def train_refine(
     output: Annotated[Path, typer.Option("--out", help="Folder of the run. An interrupted run resumes there.")],
@@ -133,7 +177,7 @@ def train_refine(
     """Train a boundary network (IRN) on pseudo masks, to refine maps.
 
     Use it as `crt pseudo --refine local-dir:OUT/model`.
-    Several processes: `torchrun --nproc-per-node N -m crt.cli train refine ...`
+    Several processes: `torchrun --nproc-per-node N -m -- crt.cli train refine ...`
     """
     train = _library()
     chosen = train.make_recipe(recipe, set_ or [], stage=train.recipe.RefineRecipe)
@@ -188,7 +232,7 @@ def train_segment(
     """Train a segmentation network on pseudo masks; it needs no labels afterwards.
 
     The trained network is written to OUT/model; use it as `--model local-dir:OUT/model`.
-    Several processes: `torchrun --nproc-per-node N -m crt.cli train segment ...`
+    Several processes: `torchrun --nproc-per-node N -m -- crt.cli train segment ...`
     """
     train = _library()
     named = {"arch": arch, "encoder": encoder}
@@ -231,6 +275,9 @@ def _library() -> Any:
 
 
 def _bar(steps: Iterable[Any], first: int, total: int, status: Callable[[], str]) -> Iterable[Any]:
+    if not err.is_terminal:
+        yield from progress_lines(steps, first, total, status)
+        return
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("", completed=first, total=total)
