@@ -17,6 +17,7 @@ __all__ = [
     "draw_legend",
     "draw_scale_caption",
     "rescale",
+    "tag_size",
     "wrap_text",
     "write_tag",
 ]
@@ -65,11 +66,17 @@ def _oklch_to_rgb(color: Tensor) -> Tensor:
     return 255 * torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
+def tag_size(picture: Image.Image, text: str) -> tuple[int, int]:
+    """(width, height) of the label that ``write_tag`` writes."""
+    size = max(11, min(picture.size) // 22)
+    return round(_font(size).getlength(text)) + size, size + size // 2
+
+
 def write_tag(picture: Image.Image, text: str, place: tuple[int, int], color: Color) -> None:
     """Writes white text on a dark label with a bar of a colour, around (x, y) and inside the picture."""
     size = max(11, min(picture.size) // 22)
     pen = ImageDraw.Draw(picture)
-    width, height = round(_font(size).getlength(text)) + size, size + size // 2
+    width, height = tag_size(picture, text)
     x = min(max(place[0] - width // 2, 0), max(picture.width - width, 0))
     y = min(max(place[1] - height // 2, 0), max(picture.height - height, 0))
     pen.rectangle((x, y, x + width, y + height), fill=(20, 20, 20))

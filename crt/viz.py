@@ -22,6 +22,7 @@ from crt._draw import (
     draw_legend,
     draw_scale_caption,
     rescale,
+    tag_size,
     write_tag,
 )
 from crt.masks import palette
@@ -117,7 +118,7 @@ def draw_mask(
     picture = _to_image(photo)
     for value in present if tags else []:
         name = names[value - 1] if names is not None else str(value - 1)
-        write_tag(picture, name, _deepest(mask == value), class_color(value - 1))
+        write_tag(picture, name, _tag_place(mask == value, tag_size(picture, name)), class_color(value - 1))
     return picture
 
 
@@ -240,6 +241,15 @@ def _outline(inside: Tensor) -> Tensor:
     reach = max(1, round(max(inside.shape) / 300))
     outside = F.max_pool2d((~inside).float()[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
     return inside & outside
+
+
+def _tag_place(inside: Tensor, tag: tuple[int, int]) -> tuple[int, int]:
+    """(x, y) of the middle of a region's name: in it, or above it if the name would hide much of it."""
+    x, y = _deepest(inside)
+    if int(inside.sum()) < 6 * tag[0] * tag[1]:
+        top = int(inside.any(dim=1).nonzero()[0])
+        y = top - tag[1] // 2 - 2 if top > tag[1] + 2 else y
+    return x, y
 
 
 def _deepest(inside: Tensor) -> tuple[int, int]:

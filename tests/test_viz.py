@@ -67,6 +67,13 @@ def test_masks_are_translucent_outlined_and_named(grey):
         draw_mask(grey, mask[1:])
 
 
+def test_a_name_does_not_hide_a_small_region(grey):
+    mask = torch.zeros(60, 90, dtype=torch.uint8)
+    mask[40:50, 40:60] = 1
+    named, plain = (values(draw_mask(grey, mask, ["sheep"], tags=tags)) for tags in (True, False))
+    assert (named[40:50, 40:60] == plain[40:50, 40:60]).all() and (named != plain).any()
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
 def test_panels_have_the_width_asked_for(grey, count):
     labels = list(range(count))
