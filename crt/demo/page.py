@@ -117,7 +117,7 @@ def _photo_tab(
         predict = gr.Button("Predict classes")
         run = gr.Button("Find them", variant="primary", elem_id="run")
     mask = gr.Image(label="Mask", interactive=False, elem_id="mask", format="png", buttons=BUTTONS)
-    maps = gr.Gallery(label="Maps", columns=3, object_fit="contain", format="png", buttons=BUTTONS)
+    maps = gr.Gallery(label="Maps", columns=3, height=230, object_fit="contain", format="png", buttons=BUTTONS)
     boxes = gr.Dataframe(headers=["class", "x0", "y0", "x1", "y1", "% of photo"], label="Boxes", interactive=False)
     download = gr.DownloadButton("Download mask, picture and boxes", visible=False)
 
