@@ -69,6 +69,13 @@ def test_patches_of_different_tiles_see_each_other(tiny):
     assert FeatureAffinity(tiny, power=0.1)(image, cam)[0, 0, -1].max() > 0
 
 
+def test_a_model_that_sees_whole_photos_gives_their_whole_features():
+    model, photo = CRT("vit_tiny_patch16_224", num_classes=2, whole=True, **TINY).eval(), torch.randn(3, 96, 160)
+    with torch.no_grad():
+        tokens = model.forward_features(photo[None])[0, model.prefix :]
+    torch.testing.assert_close(FeatureAffinity(model).features(photo).flatten(1).T, tokens)
+
+
 @pytest.mark.parametrize("size", [(100, 150), (20, 30), (1, 1), (64, 700)])
 def test_a_flat_map_stays_and_no_value_leaves_the_range(tiny, size):
     image = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)

@@ -1,14 +1,14 @@
 """What a network must offer to have its CAMs extracted."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from crt.cam.functional import Activation
 
-__all__ = ["CAMModel", "TileMaps"]
+__all__ = ["CAMModel", "TileMaps", "TransformerModel"]
 
 
 class TileMaps(NamedTuple):
@@ -66,3 +66,20 @@ class CAMModel(Protocol):
 
         A model that can see a photo whole takes any (T, 3, H, W) of whole patches.
         """
+
+
+class TransformerModel(CAMModel, Protocol):
+    """A ``CAMModel`` whose patches are those of a vision transformer, as ``CRT`` is: its tokens refine maps, too.
+
+    Attributes:
+        backbone: timm's vision transformer.
+        head: the layer that reads class maps off the patches; tells their dtype.
+        prefix: number of tokens before the patches.
+    """
+
+    backbone: Any
+    head: Any
+    prefix: int
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(T, 3, H, W) normalized, of whole patches -> tokens (T, prefix + N, D)."""

@@ -89,6 +89,12 @@ class View(NamedTuple):
         rows, columns = (offsets(*axis) for axis in zip(self.padded, self.tile, self.stride, strict=True))
         return list(itertools.product(rows, columns))
 
+    @property
+    def in_patches(self) -> tuple[tuple[int, int], ...]:
+        """``padded``, ``tile`` and ``stride``, in patches."""
+        sides = (self.padded, self.tile, self.stride)
+        return tuple((height // self.patch, width // self.patch) for height, width in sides)
+
     def cut(self, image: Tensor) -> Iterator[Tensor]:
         """The photo at ``size``, (3, H, W) -> its tiles, (3, h, w) each."""
         seen, (height, width) = pad_to(image.flip(-1) if self.mirrored else image, *self.padded), self.tile
@@ -100,8 +106,7 @@ class View(NamedTuple):
 
     def merge_batch(self, tiles: Tensor) -> Tensor:
         """``merge`` of the tiles of B photos that are seen alike: (B * T, C, h, w) -> (B, C, H, W)."""
-        sides = (self.padded, self.tile, self.stride)
-        grid, tile, stride = ((height // self.patch, width // self.patch) for height, width in sides)
+        grid, tile, stride = self.in_patches
         rows, columns = (-(-side // self.patch) for side in self.size)
         return merge(tiles, grid, tile, stride)[..., :rows, :columns]
 

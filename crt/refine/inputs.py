@@ -1,37 +1,13 @@
 """What every refiner asks of its two inputs."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from crt.images import resize, shrink_factor
 
-__all__ = ["TransformerModel", "check_pair", "reduced_size", "resized"]
-
-
-class TransformerModel(Protocol):
-    """What a refiner asks of a transformer, as ``CRT`` has it; (3, 1, 1) mean and std for values in [0, 1]."""
-
-    backbone: Any
-    head: Any
-    patch: int
-    tile: int
-    stride: int
-    prefix: int
-
-    @property
-    def mean(self) -> Tensor: ...
-
-    @property
-    def std(self) -> Tensor: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Tiles (T, 3, tile, tile), normalized -> tokens (T, prefix + N, D)."""
+__all__ = ["check_pair", "reduced_size", "resized"]
 
 
 def check_pair(image: Tensor, cam: Tensor) -> None:
