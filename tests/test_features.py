@@ -37,8 +37,11 @@ def test_a_photo_of_one_tile_is_that_tile(tiny):
     found = whole_features(tiny, x)
     assert torch.allclose(found.class_token, tokens[0], atol=1e-5)
     assert torch.allclose(found.patches.flatten(1).T, tokens[tiny.prefix :], atol=1e-5)
-    rows = []
+    rows, last = [], []
     tiny.forward_features(x, rows)
+    tiny.forward_features(x, last, last=True)
+    assert len(rows) == len(tiny.backbone.blocks) * max(tiny.num_passes, 1) and len(last) == 1
+    assert torch.equal(last[0], rows[-1])
     assert torch.allclose(found.attention.flatten(), rows[-1][0], atol=1e-6)
     assert whole_features(tiny, torch.randn(1, 3, 48, 112)).patches.shape == (32, 3, 7)
 

@@ -163,18 +163,19 @@ class CRT(nn.Module, CAMMixin, ExportMixin, HubMixin):
         for block in self.backbone.blocks:
             block.compile(*args, **options)
 
-    def forward_features(self, x: Tensor, rows: list[Tensor] | None = None) -> Tensor:
+    def forward_features(self, x: Tensor, rows: list[Tensor] | None = None, *, last: bool = False) -> Tensor:
         """Images or tiles (T, 3, H, W), normalized -> tokens (T, prefix + N, D), the class token first (equation 2).
 
         H and W are whole patches, as of a tile or any other, for which the position embedding is interpolated; ``rows``
-        takes the class token's attention over the patches, (T, N), of each block in each pass.
+        takes the class token's attention over the patches, (T, N), of each block in each pass, or with ``last`` of the
+        last block in the last pass alone.
         """
         if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape or x.shape[-2] % self.patch or x.shape[-1] % self.patch:
             raise ValueError(
                 f"expected tiles of shape (T, 3, {self.tile}, {self.tile}), or of other sides that are multiples of "
                 f"{self.patch}; got {tuple(x.shape)}."
             )
-        return run_passes(self.backbone, x, self.num_passes, rows)
+        return run_passes(self.backbone, x, self.num_passes, rows, last=last)
 
     def _patches(self, tokens: Tensor, height: int) -> Tensor:
         """Tokens (T, prefix + N, D) of tiles ``height`` pixels high -> (T, D, h, w)."""

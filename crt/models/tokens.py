@@ -26,7 +26,7 @@ CACHED = 8  # grids a model
 _cache: WeakKeyDictionary[nn.Module, OrderedDict[tuple[Any, ...], Tensor]] = WeakKeyDictionary()
 
 
-def run_passes(vit: Any, x: Tensor, num_passes: int, rows: list[Tensor] | None = None) -> Tensor:
+def run_passes(vit: Any, x: Tensor, num_passes: int, rows: list[Tensor] | None = None, *, last: bool = False) -> Tensor:
     """Images -> normed tokens (T, prefix + N, D), the class token first, patches row by row.
 
     Args:
@@ -34,13 +34,15 @@ def run_passes(vit: Any, x: Tensor, num_passes: int, rows: list[Tensor] | None =
         x: (T, 3, H, W), normalized; H and W are whole patches.
         num_passes: how often x <- x + blocks(x) is applied; 0 is the plain transformer, x <- blocks(x) once.
         rows: takes the class token's attention over the patches, (T, N), of each block in each pass.
+        last: of the last block in the last pass only; the others' attention is not computed.
     """
     save_memory = vit.grad_checkpointing and torch.is_grad_enabled()  # ``vit.set_grad_checkpointing()``
     x = vit.norm_pre(vit.patch_drop(_embed(vit, x)))
-    for _ in range(max(num_passes, 1)):
+    final = (max(num_passes, 1) - 1, len(vit.blocks) - 1)
+    for number in range(final[0] + 1):
         y = x
-        for block in vit.blocks:
-            if rows is not None:
+        for place, block in enumerate(vit.blocks):
+            if rows is not None and (not last or (number, place) == final):
                 rows.append(class_attention(block, y, vit.num_prefix_tokens))
             y = checkpoint(block, y, use_reentrant=False) if save_memory else block(y)
         x = x + y if num_passes else y

@@ -245,8 +245,8 @@ def whole_features(model: CRT, x: Tensor) -> Features:
     grid = [x.shape[-2] // model.patch, x.shape[-1] // model.patch]
     rows: list[Tensor] = []
     with evaluating(model):
-        tokens = model.forward_features(x.to(vit.pos_embed), rows)[0]
-    return Features(tokens[0], tokens[model.prefix :].T.reshape(-1, *grid), rows[-1][0].reshape(*grid))
+        tokens = model.forward_features(x.to(vit.pos_embed), rows, last=True)[0]
+    return Features(tokens[0], tokens[model.prefix :].T.reshape(-1, *grid), rows[0][0].reshape(*grid))
 
 
 def _open(path: Path) -> Any:
