@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from crt.train.recipe import CAMRecipe
 
 __all__ = [
+    "CNN",
     "CUB",
     "RECORDS",
     "VOC",
@@ -31,6 +32,7 @@ __all__ = [
     "Curves",
     "Json",
     "Lists",
+    "ViT",
     "at_best",
     "is_done",
     "levels",
@@ -44,6 +46,8 @@ RECORDS = Path(__file__).parents[1] / "docs" / "records"
 
 VOC = Annotated[Path, typer.Option(help="Folder in the VOC layout.")]
 CUB = Annotated[Path, typer.Option(help="Folder in the layout of CUB-200-2011.")]
+ViT = Annotated[Path, typer.Option(help="ImageNet weights of the ViT.")]
+CNN = Annotated[Path, typer.Option(help="ImageNet weights of the CNN.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the record here.")]
 Again = Annotated[bool, typer.Option("--again", help="Measure again what has a record.")]
 

@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from _runner import RECORDS, Curves, Lists, levels, per_threshold, trained
+from _runner import CNN, RECORDS, VOC, Curves, Lists, ViT, is_done, levels, per_threshold, trained
 from PIL import Image
 
 from crt.cam import PRESETS, CAMExtractor
@@ -80,9 +80,9 @@ def average_precision(model: CRT, root: Path) -> float:
 
 
 def main(
-    voc: Annotated[Path, typer.Option(help="Folder in the VOC layout.")],
-    vit: Annotated[Path, typer.Option(help="ImageNet weights of the ViT.")],
-    cnn: Annotated[Path, typer.Option(help="ImageNet weights of the CNN.")],
+    voc: VOC,
+    vit: ViT,
+    cnn: CNN,
     out: Annotated[Path, typer.Option(help="Folder for the runs.")],
     split: Annotated[str, typer.Option("--list", help="Training list.")] = "cls_train",
     epochs: int = 2,
@@ -91,8 +91,7 @@ def main(
     photos = ImageDataset.from_voc(voc, split)
     for row in (ROWS[int(i)] for i in rows.split(",")):
         record, recipe = RECORDS / f"{row.name}.json", recipe_of(row, epochs)
-        if record.exists():
-            print(f"{record} is there")
+        if is_done(record):
             continue
         model = build_branches(recipe, photos.class_names, backbone_checkpoint=vit, cnn_checkpoint=cnn)
         network = trained(model, photos, out / row.name, recipe)

@@ -7,12 +7,12 @@ for those that are named as tried: what they give says whether they should be.
 """
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from _baseline import plain_cam, transformer
+from _runner import Json
 from _timing import device_name, medians, take_turns
 from cam_throughput import LABELS, build, ours, photo_of
 from torch import Tensor
@@ -65,7 +65,7 @@ def main(
     scales: str = "0.5,1,1.5",
     device: str = "cpu",
     repeats: int = 3,
-    record: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
+    record: Json = None,
 ) -> None:
     factors, photo = tuple(float(scale) for scale in scales.split(",")), photo_of(375, 500).to(device)
     network, compiled = build(model, passes, device), build(model, passes, device)

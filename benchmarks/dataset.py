@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from _runner import VOC, Json
 from _timing import device_name, medians, take_turns
 from PIL import Image
 from rich.progress import track
@@ -70,7 +71,7 @@ def different(photos: list[Any], one: Path, other: Path) -> float:
 
 
 def main(
-    voc: Annotated[Path, typer.Option(help="Folder in the VOC layout.")],
+    voc: VOC,
     split: Annotated[str, typer.Option("--list", help="Its list.")] = "train",
     photos: Annotated[int, typer.Option(help="How many, from the list's beginning.")] = 200,
     model: Annotated[str, typer.Option(help="A name of `crt models`.")] = "crt_vit_t16",
@@ -79,7 +80,7 @@ def main(
     compile: Annotated[bool, typer.Option("--compile", help="Compile the blocks.")] = False,
     batch_size: int = 16,
     device: str = "cpu",
-    record: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
+    record: Json = None,
 ) -> None:
     network = crt.create_model(model, pretrained=True).to(device)
     if compile:

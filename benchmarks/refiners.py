@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from _runner import RECORDS, Curves, Lists, levels, per_threshold, show
+from _runner import RECORDS, VOC, Curves, Lists, levels, per_threshold, show
 from _timing import peak_memory
 from PIL import Image
 from torch import Tensor, nn
@@ -146,7 +146,7 @@ def write(records: Path, name: str, curves: Curves, seconds: dict[str, float], *
 
 def main(
     refine: Annotated[str, typer.Option(help="[NAME=]REFINER, separated by commas; its parts joined by +, or none.")],
-    voc: Annotated[Path, typer.Option(help="Folder in the VOC layout.")] = Path("VOC2012"),
+    voc: VOC = Path("VOC2012"),
     lists: Annotated[str, typer.Option(help="Its lists; the first one chooses the threshold.")] = "train",
     model: str = "crt_vit_t16.voc9k",
     preset: str = "fast",

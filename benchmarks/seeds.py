@@ -10,7 +10,7 @@ from typing import Annotated
 
 import torch
 import typer
-from _runner import Curves, Lists, at_best, levels
+from _runner import VOC, Curves, Lists, at_best, levels
 
 import crt
 from crt.cam import PRESETS, CAMExtractor
@@ -19,7 +19,7 @@ from crt.evaluate.seeds import seeds_of_model
 
 
 def main(
-    voc: Annotated[Path, typer.Option(help="Folder in the VOC layout.")],
+    voc: VOC,
     lists: Annotated[str, typer.Option(help="Its lists, separated by commas.")],
     records: Annotated[Path, typer.Option(help="Folder for the records.")],
     suffix: Annotated[str, typer.Option(help="Ending of the records' names, before .json.")] = "",

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from _runner import levels, show
+from _runner import VOC, levels, show
 from PIL import Image
 from torch import Tensor, nn
 
@@ -94,7 +94,7 @@ def sheet(strips: Sequence[Image.Image], columns: int, title: str) -> Image.Imag
 
 
 def main(
-    voc: Annotated[Path, typer.Option(help="Folder in the VOC layout.")],
+    voc: VOC,
     out: Annotated[Path, typer.Option(help="The picture: .jpg or .png.")],
     split: Annotated[str, typer.Option("--list", help="Its list.")] = "train_allclass",
     refine: Annotated[str, typer.Option(help="A refiner, or several joined by +.")] = "irn_lite0",

@@ -9,12 +9,12 @@ matrices made and kept, both maps upsampled before they are subtracted.  Random 
 import copy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from _baseline import transformer
+from _runner import Json
 from _timing import device_name, medians, take_turns
 from torch import Tensor
 from torch.nn import functional as F
@@ -65,7 +65,7 @@ def main(
     repeats: int = 5,
     compile: Annotated[bool, typer.Option("--compile", help="Also compiled, in bfloat16.")] = False,
     device: str = "cpu",
-    record: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
+    record: Json = None,
 ) -> None:
     recipe = make_recipe(preset)
     start = build_branches(recipe, list(VOC_CLASSES)).to(device).train()

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import torch
 import typer
-from _runner import at_best, levels, show, trained
+from _runner import RECORDS, VOC, at_best, levels, show, trained
 
 from crt.cam import CAMExtractor
 from crt.data import ImageDataset
@@ -23,11 +23,9 @@ from crt.evaluate.record import write_record
 from crt.evaluate.seeds import seeds_of_model
 from crt.train import build_branches, make_recipe
 
-RECORD = Path(__file__).parents[1] / "docs" / "records" / "unseen_threshold.json"
-
 
 def main(
-    voc: Annotated[Path, typer.Option(help="Folder in the VOC layout.")],
+    voc: VOC,
     masks: Annotated[Path, typer.Option(help="Pseudo masks of the training photos (`crt pseudo`).")],
     start: Annotated[Path, typer.Option(help="Weights of the first step.")],
     out: Annotated[Path, typer.Option(help="Folder for the run.")],
@@ -46,7 +44,7 @@ def main(
         curve = measure_seeds(seeds_of_model(extractor, data), data, levels(0.01, 69), progress=show).curve
     found = at_best(curve)
     write_record(
-        RECORD,
+        RECORDS / "unseen_threshold.json",
         measure="threshold of unseen photos",
         recipe=dataclasses.asdict(recipe),
         training_photos=len(known),

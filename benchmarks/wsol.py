@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
-from _runner import RECORDS, show, trained
+from _runner import CNN, CUB, RECORDS, ViT, is_done, show, trained
 
 import crt
 from crt.cam import CAMExtractor
@@ -76,17 +76,16 @@ def measured(model: CRT, data: ImageDataset, threshold: float, refiner: str) -> 
 
 
 def main(
-    cub: Annotated[Path, typer.Option(help="Folder in the layout of CUB-200-2011.")],
-    vit: Annotated[Path, typer.Option(help="ImageNet weights of the ViT.")],
-    cnn: Annotated[Path, typer.Option(help="ImageNet weights of the CNN.")],
+    cub: CUB,
+    vit: ViT,
+    cnn: CNN,
     out: Annotated[Path, typer.Option(help="Folder for the runs.")],
     rows: Annotated[str, typer.Option(help="Rows to do.")] = ",".join(ROWS),
 ) -> None:
     (photos, held), test = split(cub), ImageDataset.from_cub(cub, "test")
     for name in rows.split(","):
         record, row = RECORDS / f"wsol_{name}.json", ROWS[name]
-        if record.exists():
-            print(f"{record} is there")
+        if is_done(record):
             continue
         run = name.removesuffix(f"_{row.refiner}")
         model = trained_on(photos, row.recipe, vit, cnn, out / run)
