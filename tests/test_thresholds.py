@@ -3,7 +3,13 @@
 import pytest
 import torch
 
+from crt.cam import CAMExtractor
 from crt.cam.thresholds import fit_mixture, fit_thresholds
+from crt.data import VOC_CLASSES, ImageDataset
+from crt.models import CRT
+from crt.pseudo.thresholds import find_thresholds
+
+from .conftest import TINY
 
 
 def draw(weights=(0.5, 0.2, 0.3), means=(0.08, 0.4, 0.8), stds=(0.05, 0.08, 0.07), count=20_000):
@@ -32,6 +38,16 @@ def test_thresholds_lie_between_the_components_and_do_not_depend_on_order_or_see
 def test_equal_scores_give_thresholds_in_range(value):
     low, high = fit_thresholds(torch.full((200,), value))
     assert 0 <= low <= high <= 1
+
+
+@pytest.mark.parametrize(("level", "expected"), [(0.001, (0.2, 0.5)), (0.999, (0.5, 0.8))])
+def test_thresholds_of_competing_classes_lie_around_one_half(voc, monkeypatch, level, expected):
+    """A mixture of probabilities lies near 0 and 1; pseudo masks and `crt fit` bound its thresholds alike."""
+    model = CRT("vit_tiny_patch16_224", class_names=VOC_CLASSES, activation="softmax", **TINY)
+    photos = ImageDataset.from_voc(voc, "train")
+    monkeypatch.setattr("crt.pseudo.thresholds.fit_thresholds", lambda scores: (level, level))
+    assert find_thresholds(CAMExtractor(model), None, photos) == expected
+    assert find_thresholds(CAMExtractor(CRT("vit_tiny_patch16_224", **TINY)), None, photos) == (round(level, 2),) * 2
 
 
 def test_what_is_wrong_is_named():

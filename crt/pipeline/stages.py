@@ -7,24 +7,24 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from crt._files import tensors_digest
 from crt._messages import printable
 from crt.cam import PRESETS, CAMExtractor
-from crt.cam.thresholds import fit_thresholds
 from crt.data import ImageDataset
-from crt.images import open_image
 from crt.models import CRT, SegmentationNet, create_model
 from crt.models.boundary_net import BoundaryNet
 from crt.pipeline.journal import Journal
 from crt.pipeline.recipe import FitRecipe, load_start
 from crt.pseudo import make_pseudo_masks
+from crt.pseudo.thresholds import find_thresholds
 from crt.refine import create_refiner
 from crt.train import build_segmenter, make_recipe, train_frozen, train_refine, train_segment
 from crt.train.features import FeatureCache
@@ -33,12 +33,10 @@ from crt.train.head import HeadRecipe, install_head, patch_masks, train_head
 from crt.train.loop import Progress
 from crt.train.objectness import Linear
 
-__all__ = ["HEAD_STEPS", "Stages", "make_extractor", "sample_thresholds"]
+__all__ = ["HEAD_STEPS", "Stages", "make_extractor"]
 
 HEAD_STEPS = 1500  # of the last head, at least: few photos are seen more often
 BATCH_PATCHES = 4096
-SCORED = 100  # photos whose scores give the thresholds
-SCORES = 1000  # of each of them
 MOST_EPOCHS = 100
 HELD = 100_000_000  # numbers of patches' targets that are kept in memory
 
@@ -82,7 +80,8 @@ class Stages:
                 network = network if network is None else network.to(self.device)
                 facts = self.journal.facts(name)
                 if "thresholds" not in facts:
-                    facts["thresholds"] = list(sample_thresholds(extractor, network, self.dataset, self.progress))
+                    progress = self._counting("thresholds")
+                    facts["thresholds"] = list(find_thresholds(extractor, network, self.dataset, progress=progress))
                     self.journal.save()
                 low, high = facts["thresholds"]
                 report = make_pseudo_masks(
@@ -92,7 +91,7 @@ class Stages:
                     folder,
                     threshold=(low, high),
                     process=(0, 1),
-                    progress=lambda items, total: self.progress(items, 0, total, lambda: "pseudo masks"),
+                    progress=self._counting("pseudo masks"),
                 )
                 if report.failed:
                     file, reason = report.failed[0]
@@ -163,6 +162,10 @@ class Stages:
         install_head(model, fold_background(flat, torch.zeros(len(masked.class_names))))
         return model
 
+    def _counting(self, what: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
+        """The progress of a job that starts from nothing."""
+        return lambda items, total: self.progress(items, 0, total, lambda: what)
+
     def _load(self, folder: Path) -> Any:
         return create_model(f"local-dir:{folder}", pretrained=True).to(self.device)
 
@@ -179,28 +182,6 @@ def _portable(refiner: str) -> str:
 def make_extractor(model: CRT) -> CAMExtractor:
     """How photos are seen in all stages: at once, by the preset ``whole``."""
     return CAMExtractor(model, **PRESETS["whole"])
-
-
-@torch.no_grad()
-def sample_thresholds(
-    extractor: CAMExtractor, refiner: nn.Module | None, dataset: ImageDataset, progress: Progress
-) -> tuple[float, float]:
-    """Background scores below which a pixel is surely background, and above which surely object; no mask is read.
-
-    A mixture of Gaussians is fitted to the scores of up to 100 photos (``fit_thresholds``).  Where classes compete, a
-    score of 0.5 decides between background and class, so it lies between the two.
-    """
-    shown = [sample for sample in dataset if sample.labels]
-    chosen = shown[:: max(1, len(shown) // SCORED)][:SCORED]
-    pairs = ((open_image(s.image).to(extractor.model.device), s.labels) for s in chosen)
-    scores: list[Tensor] = []
-    for result in progress(extractor.stream(pairs), 0, len(chosen), lambda: "thresholds"):
-        best = result.refined(refiner).cam.amax(dim=0).flatten().cpu()
-        scores.append(best[:: max(1, len(best) // SCORES)][:SCORES])
-    low, high = fit_thresholds(torch.cat(scores).clamp(0, 1))
-    if extractor.model.activation == "softmax":
-        low, high = min(max(low, 0.2), 0.5), max(min(high, 0.8), 0.5)
-    return round(low, 4), round(high, 4)
 
 
 def _prior(cache: FeatureCache, masked: ImageDataset) -> Tensor:
