@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from crt import __version__
-from crt.cli import cam, demo, eval_segment, evaluate, export, fit, models, pseudo, segment, train
+from crt.cli import cam, demo, evaluate, export, fit, models, pseudo, segment, train
 from crt.cli.screen import SafeGroup, say, start_logging
 
 __all__ = ["app"]
@@ -24,7 +24,6 @@ app.command()(cam.cam)
 app.command()(pseudo.pseudo)
 app.command()(fit.fit)
 app.command()(segment.segment)
-evaluate.app.command("segment")(eval_segment.eval_segment)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(train.app, name="train")
 app.command()(models.models)

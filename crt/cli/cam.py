@@ -9,23 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crt.cli.common import (
-    DEFAULT_MODEL,
-    BatchSize,
-    Device,
-    Flip,
-    Model,
-    Preset,
-    Scales,
-    Stride,
-    complain,
-    find_device,
-    load_model,
-    make_extractor,
-    note,
-    progress_bar,
-    say,
-)
+from crt.cli.common import find_device, load_model, make_extractor
+from crt.cli.options import DEFAULT_MODEL, BatchSize, Device, Model, Seen, grouped
+from crt.cli.screen import complain, note, progress_bar, say
 
 if TYPE_CHECKING:
     from crt.cam import CAMResult
@@ -33,7 +19,9 @@ if TYPE_CHECKING:
 ENDINGS = (".png", ".mask.png", ".cam.safetensors")
 
 
+@grouped
 def cam(
+    *,
     images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...", show_default=False)],
     output: Annotated[Path, typer.Option("--out", help="Output folder; it is created if it does not exist.")],
     labels: Annotated[
@@ -45,10 +33,7 @@ def cam(
         float | None,
         typer.Option(min=0, max=1, help="Background score: lower values give larger masks. Default: the model's."),
     ] = None,
-    preset: Preset = None,
-    scales: Scales = None,
-    flip: Flip = None,
-    stride: Stride = None,
+    seen: Seen,
     device: Device = "auto",
     batch_size: BatchSize = 16,
 ) -> None:
@@ -69,7 +54,7 @@ def cam(
     if names is not None:
         wanted = [int(name) if network.class_names is None and name.isdecimal() else name for name in names]
     to_multi_hot(wanted, 1, network.num_classes, network.class_names)  # unknown names fail before any work
-    extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
+    extractor = make_extractor(network, batch_size, seen)
     side = working_side(extractor.scales, extractor.max_side)
     output.mkdir(parents=True, exist_ok=True)
     failed = 0

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from crt.cli.common import DEFAULT_MODEL, Model, say
+from crt.cli.options import DEFAULT_MODEL, Model
+from crt.cli.screen import say
 
 HOST = "127.0.0.1"
 
@@ -14,7 +15,7 @@ def demo(
     model: Model = DEFAULT_MODEL,
     host: Annotated[
         str, typer.Option(help="Address to listen on; the default is reachable from this machine only.")
-    ] = (HOST),
+    ] = HOST,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port. Default: the first free one from 7860.")] = (
         None
     ),

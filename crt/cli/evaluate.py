@@ -2,38 +2,34 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crt.cli import report as screen
-from crt.cli.common import (
-    CUB,
+from crt.cli.common import autocast, class_list, find_device, load_model, load_refiner, make_extractor
+from crt.cli.options import (
     DEFAULT_MODEL,
-    VOC,
     BatchSize,
     BFloat16,
     Classes,
+    Data,
     Device,
     Flip,
-    Images,
-    Labels,
+    Machine,
     Model,
-    Preset,
     Refine,
     Scales,
-    Split,
-    Stride,
+    Seen,
     Truth,
-    autocast,
-    class_list,
-    find_device,
-    load_model,
-    load_refiner,
-    make_extractor,
-    progress_bar,
+    grouped,
 )
-from crt.cli.measured import Source, images_with_masks, name_refiner, title_worst
+from crt.cli.report import check_outputs, numbers, show
+from crt.cli.screen import progress_bar
+from crt.cli.segment import make_segmenter
+
+if TYPE_CHECKING:
+    from crt.data import ImageDataset
+    from crt.evaluate.summary import Subject
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -53,35 +49,28 @@ def _group() -> None:
 
 
 @app.command("cam")
+@grouped
 def eval_cam(
-    images: Images = None,
-    labels: Labels = None,
-    voc: VOC = None,
-    cub: CUB = None,
-    split: Split = None,
+    *,
+    source: Data,
     truth: Truth = None,
     classes: Classes = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Model: a name from `crt models`, local-dir:FOLDER, or hf-hub:ORG/NAME. Default: crt_vit_t16."
+            help="Model: a name from `crt models`, local-dir:FOLDER, or hf-hub:ORG/NAME. Default: crt_vit_s16."
         ),
     ] = None,
     maps: Annotated[
         Path | None,
         typer.Option(help="Instead of --model: a folder of saved maps, NAME.cam.safetensors (from `crt cam`)."),
     ] = None,
-    preset: Preset = None,
-    scales: Scales = None,
-    flip: Flip = None,
-    stride: Stride = None,
+    seen: Seen,
     refine: Refine = "none",
     thresholds: Annotated[
         str, typer.Option(help="Background scores to try: FIRST:LAST:STEP, or a single one.")
     ] = "0.02:0.60:0.02",
-    bf16: BFloat16 = False,
-    device: Device = "auto",
-    batch_size: BatchSize = 16,
+    machine: Machine,
     record: Record = None,
     plot: Plot = None,
     worst: Worst = None,
@@ -90,128 +79,69 @@ def eval_cam(
 
     Uses the image-level labels of the data set; with --refine, maps are refined first.
     """
-    from crt.evaluate import measure_seeds, report, sheets
-    from crt.evaluate import record as records
+    from crt.evaluate import measure_seeds, sheets
+    from crt.evaluate.record import seen_by
     from crt.evaluate.seeds import seeds_of_folder, seeds_of_model
-    from crt.metrics.mask_iou import error_rates, iou_per_class
+    from crt.evaluate.summary import summarize_seeds
 
-    screen.check_outputs(plot, json=record, worst=worst)
+    check_outputs(plot, json=record, worst=worst)
     if maps is not None and (model is not None or refine != "none"):
         raise ValueError("give either --model or --maps; --refine is for a model's maps.")
-    levels = screen.numbers(thresholds, "--thresholds", "0.02:0.6:0.02")
-    source, known, name = Source(images, labels, voc, cub, split, truth), class_list(classes), model or DEFAULT_MODEL
-    extractor, fixed, target = None, None, find_device(device if maps is None else "cpu")
+    levels = numbers(thresholds, "--thresholds", "0.02:0.6:0.02")
+    known, device = class_list(classes), find_device(machine.device if maps is None else "cpu")
+    fixed = None
     if maps is None:
-        network = load_model(name, target)
+        name = model or DEFAULT_MODEL
+        network = load_model(name, device)
         fixed = float(network.seed_threshold)
-        known = known or (list(network.class_names or []) or None if images is not None else None)
-        extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
-        seeds: Any = partial(seeds_of_model, extractor, refiner=load_refiner(refine, network, target))
+        known = known or (list(network.class_names or []) or None if source.images is not None else None)
+        extractor = make_extractor(network, machine.batch_size, seen)
+        seeds: Any = partial(seeds_of_model, extractor, refiner=load_refiner(refine, network, device))
+        about = _subject("model", name, source, truth, refiner=refine, seen=seen_by(extractor, machine.bf16))
     else:
-        seeds = partial(seeds_of_folder, maps)
-    data = source.load(known, masks=True)
-    with autocast(target, bf16):
+        seeds, about = partial(seeds_of_folder, maps), _subject("maps", str(maps), source, truth)
+    data = _with_masks(source, truth, known)
+    with autocast(device, machine.bf16):
         found = measure_seeds(seeds(data), data, levels, fixed=fixed, progress=progress_bar)
-    (threshold, best), curve = found.curve.best(), found.curve.compute().view(-1)
-    confusion = found.curve.confusion()[place := int(curve.argmax())]
-    iou, (fp, fn) = iou_per_class(confusion), error_rates(confusion)
-    rule = "best on this list" if len(levels) > 1 else "given"
-    given = "their own labels" if maps is None else "the labels saved with the maps"
-    kind = "seed mIoU" if refine == "none" else "refined mIoU"
-    title = (
-        f"{kind} {100 * best:.2f} of {f'{name}{name_refiner(refine)}' if maps is None else maps} on {source.title} "
-        f"({len(data)} images, {given}, masks' resolution), background threshold {report.level(threshold)} ({rule}); "
-        f"over the classes FP {report.percent(float(fp[1:].nanmean()))}, "
-        f"FN {report.percent(float(fn[1:].nanmean()))}; mIoU at {report.rules(found)}"
-    )
-    names = ["background", *data.class_names]
-    screen.show(title, {"IoU": iou.tolist(), "FP": fp.tolist(), "FN": fn.tolist()}, names)
-    low = report.worst([sample.name for sample in data], found.photos[:, place])
-    records.write_record(
-        record,
-        measure=kind,
-        **({"model": name, "refiner": refine} if maps is None else {"maps": maps.resolve().name}),
-        root=source.root,
-        list=source.split,
-        photos=len(data),
-        labels=given,
-        resolution="masks'",
-        **(records.seen_by(extractor, bf16) if maps is None else {}),
-        threshold_rule=rule,
-        threshold=round(threshold, 6),
-        miou=records.share(best),
-        miou_by_rule={rule: records.share(miou) for rule, miou in found.columns().items()},
-        fixed_threshold=fixed,
-        curve={report.level(t): records.share(miou) for t, miou in zip(levels, curve.tolist(), strict=True)},
-        **screen.class_fields(names, iou=iou, fp=fp, fn=fn),
-        worst=[{"name": photo, "miou": records.share(score)} for _, photo, score in low],
-    )
-    report.write_plot(plot, title, "background threshold", levels, {kind: curve.tolist()})
-    rows = sheets.seed_rows(data, low, seeds, threshold)
-    with autocast(target, bf16):
-        report.write_sheet(worst, title_worst(low, title), rows, columns=2, width=600)
+    summary = summarize_seeds(found, data, about)
+    show(summary)
+    summary.write(record, plot)
+    with autocast(device, machine.bf16):
+        summary.write_worst(worst, sheets.seed_rows(data, summary.worst, seeds, found.curve.best()[0]))
 
 
 @app.command("masks")
+@grouped
 def eval_masks(
+    *,
     masks: Annotated[Path, typer.Option(help="Folder of the masks to measure: NAME.png or NAME.mask.png.")],
-    images: Images = None,
-    labels: Labels = None,
-    voc: VOC = None,
-    cub: CUB = None,
-    split: Split = None,
+    source: Data,
     truth: Truth = None,
     classes: Classes = None,
     record: Record = None,
     worst: Worst = None,
 ) -> None:
     """Measure a folder of masks: mIoU and boundary IoU."""
-    from crt.evaluate import measure_masks, report, sheets
-    from crt.evaluate import record as records
+    from crt.evaluate import measure_masks, sheets
+    from crt.evaluate.summary import summarize_masks
 
-    screen.check_outputs(json=record, worst=worst)
-    source = Source(images, labels, voc, cub, split, truth)
-    if worst is not None and not (images or voc or cub):
+    check_outputs(json=record, worst=worst)
+    if worst is not None and source.root is None:
         raise ValueError("--worst shows images: give --images.")
-    data = images_with_masks(source, class_list(classes))
+    data = _masks_alone(source, truth, class_list(classes))
     found = measure_masks(masks, data, progress=progress_bar)
-    scores, edges = found.masks.compute(), found.boundaries.compute()
-    fp, fn = (report.percent(float(scores[name][1:].nanmean())) for name in ("fp", "fn"))
-    title = (
-        f"mIoU {100 * scores['miou']:.2f}, boundary IoU {100 * edges['miou']:.2f} of {masks} on {source.title} "
-        f"({len(data)} images, masks' resolution), no threshold; over the classes FP {fp}, FN {fn}"
-    )
-    names = ["background", *data.class_names]
-    columns = {"IoU": scores["iou"], "FP": scores["fp"], "FN": scores["fn"], "boundary IoU": edges["iou"]}
-    screen.show(title, {column: values.tolist() for column, values in columns.items()}, names)
-    low = report.worst([sample.name for sample in data], found.photos)
-    records.write_record(
-        record,
-        measure="mask mIoU",
-        masks=masks.resolve().name,
-        root=source.root,
-        list=source.split,
-        photos=len(data),
-        resolution="masks'",
-        threshold_rule="none",
-        miou=records.share(float(scores["miou"])),
-        boundary_miou=records.share(float(edges["miou"])),
-        boundary_ratio=found.boundaries.ratio,
-        **screen.class_fields(names, iou=scores["iou"], fp=scores["fp"], fn=scores["fn"], boundary_iou=edges["iou"]),
-        worst=[{"name": photo, "miou": records.share(score)} for _, photo, score in low],
-    )
-    rows = sheets.mask_rows(data, low, masks)
-    report.write_sheet(worst, title_worst(low, title), rows, columns=2, width=600)
+    summary = summarize_masks(found, data, _subject("masks", str(masks), source, truth))
+    show(summary)
+    summary.write(record)
+    summary.write_worst(worst, sheets.mask_rows(data, summary.worst, masks))
 
 
 @app.command("boxes")
+@grouped
 def eval_boxes(
+    *,
     model: Model,
-    images: Images = None,
-    labels: Labels = None,
-    voc: VOC = None,
-    cub: CUB = None,
-    split: Split = None,
+    source: Data,
     classes: Classes = None,
     threshold: Annotated[
         float | None,
@@ -237,61 +167,100 @@ def eval_boxes(
     plot: Plot = None,
     worst: Worst = None,
 ) -> None:
-    """Measure localisation: a box per image, from the map of its class.
+    """Measure localization: a box per image, from the map of its class.
 
     Top-1 and Top-5 also require the model to rank the true class among its first 1 or 5.
     """
-    from crt.evaluate import measure_boxes, report, sheets
-    from crt.evaluate import record as records
+    from crt.evaluate import measure_boxes, sheets
+    from crt.evaluate.record import seen_by
+    from crt.evaluate.summary import summarize_boxes
 
-    screen.check_outputs(plot, json=record, worst=worst)
-    levels = screen.numbers(thresholds, "--thresholds", "0:0.99:0.01")
-    source = Source(images, labels, voc, cub, split or ("test" if cub else None))
-    data = source.load(class_list(classes))
-    target = find_device(device)
+    check_outputs(plot, json=record, worst=worst)
+    levels = numbers(thresholds, "--thresholds", "0:0.99:0.01")
+    if source.cub is not None:
+        source = source._replace(split=source.split or "test")
+    data, target = _load(source, class_list(classes)), find_device(device)
     network = load_model(model, target)
-    extractor, refiner = make_extractor(network, batch_size, scales, flip), load_refiner(refine, network, target)
+    extractor = make_extractor(network, batch_size, Seen("", scales, flip))
+    refiner = load_refiner(refine, network, target)
     share, rule = (network.seed_threshold, "the model's") if threshold is None else (threshold, "given")
     with autocast(target, bf16):
         found = measure_boxes(
             extractor, data, share, thresholds=levels, square=square, refiner=refiner, progress=progress_bar
         )
-    fixed, curve = found.localisation.compute(), found.curve.compute()
-    peak = "best on this list" if len(levels) > 1 else "given"
-    resolution = f"photos seen at {square} x {square}" if square else "photos' own resolution"
-    title = (
-        f"{model}{name_refiner(refine)} on {source.title} of {source.root} ({len(data)} images, {resolution}), "
-        f"threshold {report.level(share)} ({rule}), {screen.box_scores(fixed, curve, peak)}"
-    )
-    per_class = screen.per_class(data, found)
-    screen.show(title, per_class, data.class_names)
-    low = report.worst([sample.name for sample in data], found.overlaps)
-    ious = [f"{x:g}" for x in found.curve.ious.tolist()]
-    records.write_record(
-        record,
-        measure="localisation",
-        model=model,
-        refiner=refine,
-        root=source.root,
-        list=source.split,
-        photos=len(data),
-        resolution=resolution,
-        **records.seen_by(extractor, bf16),
-        threshold_rule=rule,
-        threshold=share,
-        iou=found.localisation.iou,
-        **{name: float(value) for name, value in fixed.items()},
-        max_box_acc=dict(zip(ious, curve["max_box_acc"].tolist(), strict=True)),
-        max_box_acc_threshold=dict(zip(ious, [round(t, 6) for t in curve["threshold"].tolist()], strict=True)),
-        max_box_acc_rule=peak,
-        max_box_acc_v2=float(curve["max_box_acc_v2"]),
-        curve={report.level(t): row for t, row in zip(levels, curve["box_acc"].tolist(), strict=True)},
-        classes={
-            name: {key: records.share(v[i]) for key, v in per_class.items()} for i, name in enumerate(data.class_names)
-        },
-        worst=[{"name": photo, "iou": records.share(score)} for _, photo, score in low],
-    )
-    curves = dict(zip([f"BoxAcc, IoU {iou}" for iou in ious], curve["box_acc"].T.tolist(), strict=True))
-    report.write_plot(plot, title, "threshold (share of the map's range)", levels, curves)
-    rows = sheets.box_rows(data, low, found.boxes)
-    report.write_sheet(worst, title_worst(low, title), rows, columns=5, width=230)
+    about = _subject("model", model, source, refiner=refine, seen=seen_by(extractor, bf16))
+    summary = summarize_boxes(found, data, about, threshold_rule=rule, square=square)
+    show(summary)
+    summary.write(record, plot)
+    summary.write_worst(worst, sheets.box_rows(data, summary.worst, found.boxes), columns=5, width=230)
+
+
+@app.command("segment")
+@grouped
+def eval_segment(
+    *,
+    source: Data,
+    truth: Truth = None,
+    classes: Classes = None,
+    model: Model = DEFAULT_MODEL,
+    refine: Refine = "none",
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Background score. Default: the model's.")
+    ] = None,
+    seen: Seen,
+    machine: Machine,
+    record: Record = None,
+) -> None:
+    """Measure a model's masks without labels: mIoU, boundary IoU, and mAP of the classes it predicts."""
+    from crt.evaluate import measure_classification, measure_segmentation
+    from crt.evaluate.summary import summarize_segmentation
+
+    check_outputs(json=record)
+    device = find_device(machine.device)
+    network: Any = load_model(model, device)
+    data = _masks_alone(source, truth, class_list(classes) or network.class_names)
+    segmenter, settings = make_segmenter(network, device, refine, threshold, seen, machine.batch_size)
+
+    def predict(image: Any) -> Any:
+        return network.segment(image, **settings)[0] if segmenter is None else segmenter(image)[0].mask
+
+    mean_ap = None
+    with autocast(device, machine.bf16):
+        found = measure_segmentation(predict, data, progress=progress_bar)
+        if segmenter is not None and any(sample.labels for sample in data):
+            ranked = measure_classification(segmenter.extractor, data, progress=progress_bar)
+            mean_ap = float(ranked.compute()["map"])
+    about = _subject("model", model, source, truth, refiner=refine, seen={**settings, "bf16": machine.bf16})
+    summary = summarize_segmentation(found, data, about, threshold=threshold, mean_ap=mean_ap)
+    show(summary)
+    summary.write(record)
+
+
+def _load(source: Data, class_names: list[str] | None, truth: Path | bool | None = None) -> "ImageDataset":
+    if source.voc is not None and source.split is None:
+        raise ValueError("--voc needs --list: a file in ImageSets/Segmentation, such as train.")
+    return source.load(class_names, truth=truth)
+
+
+def _with_masks(source: Data, truth: Path | None, class_names: list[str] | None) -> "ImageDataset":
+    """The data set, each image with its ground-truth mask."""
+    if truth is None and source.voc is None and source.root is not None:
+        raise ValueError("give --truth, the folder of ground-truth masks (NAME.png).")
+    return _load(source, class_names, True if truth is None else truth)
+
+
+def _masks_alone(source: Data, truth: Path | None, class_names: list[str] | None) -> "ImageDataset":
+    """The data set with ground-truth masks, for measuring masks: labels are not needed, nor are the images."""
+    from crt.evaluate.masks import list_true_masks
+
+    if truth is None or source.voc is not None or source.cub is not None or source.labels is not None:
+        return _with_masks(source, truth, class_names)
+    return list_true_masks(truth, class_names, source.images)
+
+
+def _subject(kind: Any, name: str, source: Data, truth: Path | None = None, **how: Any) -> "Subject":
+    """What is measured, for the title and the record."""
+    from crt.evaluate.summary import Subject
+
+    root = source.root or truth
+    return Subject(kind, name, "" if root is None else root.resolve().name, source.split, **how)

@@ -1,42 +1,24 @@
 """``crt fit``: from labels to a model that segments new images."""
 
-import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from crt._messages import printable
-from crt.cli.common import (
-    CUB,
-    VOC,
-    Classes,
-    Device,
-    Images,
-    Labels,
-    Split,
-    check_apart,
-    class_list,
-    complain,
-    err,
-    find_device,
-    labelled_images,
-    out,
-    say,
-)
+from crt.cli.common import class_list, find_device
+from crt.cli.options import Classes, Data, Device, RunFolder, grouped
+from crt.cli.screen import complain, err, out, say, step_bar
 
 
+@grouped
 def fit(
-    output: Annotated[Path, typer.Option("--out", help="Folder of the run. An interrupted run resumes there.")],
-    images: Images = None,
-    labels: Labels = None,
-    voc: VOC = None,
-    cub: CUB = None,
-    split: Split = None,
+    *,
+    output: RunFolder,
+    source: Data,
     classes: Classes = None,
     start: Annotated[
         str | None,
@@ -91,9 +73,9 @@ def fit(
         encoder_checkpoint=encoder_checkpoint,
         seed=seed,
     )
-    check_apart(output, images, labels)
+    source.check_apart(output)
     unusable: list[str] = []
-    photos = labelled_images(images, labels, voc, cub, split, class_names=class_list(classes), unusable=unusable)
+    photos = source.load(class_list(classes), unusable=unusable)
     for failure in unusable:
         complain(failure)
     target = find_device(device)
@@ -107,8 +89,8 @@ def fit(
         truth=truth,
         device=target,
         force=force,
-        source=_source(images, labels, voc, cub, split, classes),
-        progress=_Bar(),
+        source=source.command(classes),
+        progress=_show_steps,
     )
     say(f"{len(photos) - len(found.left_out)} images, {len(photos.class_names)} classes -> {found.folder}")
     say(f"report: {found.report}")
@@ -124,13 +106,6 @@ def _library() -> tuple[Any, Any]:
     except ModuleNotFoundError as error:
         raise ValueError(f"a fit needs {error.name}: pip install 'crt-wsss[train]'.") from error
     return crt.pipeline, crt.train.recipe
-
-
-def _source(images: Any, labels: Any, voc: Any, cub: Any, split: Any, classes: Any) -> str:
-    """The options that name the data set, as they were given."""
-    given = {"--images": images, "--labels": labels, "--voc": voc, "--cub": cub, "--list": split}
-    given["--classes"] = classes
-    return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None)
 
 
 def _show_plan(stages: Iterable[Any]) -> None:
@@ -149,17 +124,9 @@ def _about(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-class _Bar:
+def _show_steps(steps: Iterable[Any], first: int, total: int, status: Callable[[], str]) -> Iterable[Any]:
     """A bar for each long step; where stderr is not a terminal, a line as each begins."""
-
-    def __call__(self, steps: Iterable[Any], first: int, total: int, status: Callable[[], str]) -> Iterable[Any]:
-        if not err.is_terminal:
-            err.print(Text(f"{printable(status()) or 'features'}: {total - first}"), highlight=False)
-            yield from steps
-            return
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-        with Progress(*columns, console=err, transient=True) as bar:
-            task = bar.add_task(status(), completed=first, total=total)
-            for step in steps:
-                yield step
-                bar.update(task, advance=1, description=status() or "features")
+    if err.is_terminal:
+        return step_bar(steps, first, total, lambda: status() or "features")
+    err.print(Text(f"{printable(status()) or 'features'}: {total - first}"), highlight=False)
+    return steps

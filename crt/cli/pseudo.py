@@ -5,46 +5,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crt.cli.common import (
-    CUB,
-    DEFAULT_MODEL,
-    VOC,
-    BatchSize,
-    BFloat16,
-    Device,
-    Flip,
-    Images,
-    Labels,
-    Model,
-    Preset,
-    Refine,
-    Scales,
-    Split,
-    Stride,
-    autocast,
-    check_apart,
-    complain,
-    factors,
-    find_device,
-    labelled_images,
-    load_model,
-    load_refiner,
-    make_extractor,
-    progress_bar,
-    say,
-)
+from crt.cli.common import autocast, factors, find_device, load_model, load_refiner, make_extractor
+from crt.cli.options import DEFAULT_MODEL, Data, Machine, Model, Refine, Seen, grouped
+from crt.cli.screen import complain, progress_bar, say
 
 if TYPE_CHECKING:
     from crt.models import CRT
 
 
+@grouped
 def pseudo(
+    *,
     output: Annotated[Path, typer.Option("--out", help="Output folder. An interrupted job resumes there.")],
-    images: Images = None,
-    labels: Labels = None,
-    voc: VOC = None,
-    cub: CUB = None,
-    split: Split = None,
+    source: Data,
     model: Model = DEFAULT_MODEL,
     refine: Refine = "pamr",
     threshold: Annotated[
@@ -59,13 +32,8 @@ def pseudo(
         bool,
         typer.Option("--clean", help="Clean the mask with a dense CRF, as IRN does (pip install 'crt-wsss\\[crf]')."),
     ] = False,
-    preset: Preset = None,
-    scales: Scales = None,
-    flip: Flip = None,
-    stride: Stride = None,
-    bf16: BFloat16 = False,
-    device: Device = "auto",
-    batch_size: BatchSize = 16,
+    seen: Seen,
+    machine: Machine,
 ) -> None:
     """Turn image-level labels into pseudo masks, one per image.
 
@@ -77,20 +45,20 @@ def pseudo(
     from crt.refine.crf import crf_labels
 
     peers = Peers.from_environment()
-    target = find_device(device)
+    target = find_device(machine.device)
     network = load_model(model, target)
     if network.class_names is None:
         raise ValueError(f"{model} does not name its classes, so labels cannot be matched to them.")
     levels = _levels(threshold, network)
     unusable: list[str] = []
-    check_apart(output, images, labels)
-    photos = labelled_images(images, labels, voc, cub, split, class_names=network.class_names, unusable=unusable)
+    source.check_apart(output)
+    photos = source.load(network.class_names, unusable=unusable)
     unusable = unusable if peers.rank == 0 else []
     for failure in unusable:
         complain(failure)
     refiner = load_refiner(refine, network, target)
-    extractor = make_extractor(network, batch_size, scales, flip, stride, preset)
-    with autocast(target, bf16):
+    extractor = make_extractor(network, machine.batch_size, seen)
+    with autocast(target, machine.bf16):
         report = make_pseudo_masks(
             extractor,
             refiner,

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 from rich.text import Text
 from typer.core import TyperGroup
 
@@ -31,6 +31,7 @@ __all__ = [
     "progress_lines",
     "say",
     "start_logging",
+    "step_bar",
 ]
 
 LONGEST = 1500  # characters of an error message
@@ -155,6 +156,19 @@ def progress_lines(items: Iterable[T], first: int, total: int, status: Callable[
             told, left = now, math.ceil((total - first - done) * (now - start) / done / 60)
             text = [f"{first + done} of {total}", status(), f"about {left} min left" if left > 0 else ""]
             note(", ".join(part for part in text if part))
+
+
+def step_bar(steps: Iterable[T], first: int, total: int, status: Callable[[], str]) -> Iterable[T]:
+    """The steps with a bar that begins at ``first`` and shows what ``status`` says; in a log, a line a minute."""
+    if not err.is_terminal:
+        yield from progress_lines(steps, first, total, status)
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(status(), completed=first, total=total)
+        for step in steps:
+            yield step
+            bar.update(task, advance=1, description=status())
 
 
 class _Printable(logging.Formatter):

@@ -5,35 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crt.cli.common import (
-    DEFAULT_MODEL,
-    BatchSize,
-    BFloat16,
-    Device,
-    Flip,
-    Model,
-    Preset,
-    Refine,
-    Scales,
-    Stride,
-    autocast,
-    complain,
-    factors,
-    find_device,
-    load_model,
-    load_refiner,
-    progress_bar,
-    say,
-    view_settings,
-)
+from crt.cli.common import autocast, factors, find_device, load_model, load_refiner, view_settings
+from crt.cli.options import DEFAULT_MODEL, Machine, Model, Refine, Seen, grouped
+from crt.cli.screen import complain, progress_bar, say
 
 if TYPE_CHECKING:
+    import torch
+
     from crt.cam.segment import Segmenter
 
 __all__ = ["make_segmenter", "segment"]
 
 
+@grouped
 def segment(
+    *,
     images: Annotated[
         list[Path], typer.Argument(help="Images, or folders of them.", metavar="IMAGE_OR_FOLDER...", show_default=False)
     ],
@@ -44,13 +30,8 @@ def segment(
         float | None,
         typer.Option(min=0, max=1, help="Background score: lower values give larger masks. Default: the model's."),
     ] = None,
-    preset: Preset = None,
-    scales: Scales = None,
-    flip: Flip = None,
-    stride: Stride = None,
-    bf16: BFloat16 = False,
-    device: Device = "auto",
-    batch_size: BatchSize = 16,
+    seen: Seen,
+    machine: Machine,
 ) -> None:
     """Find the objects in images, without labels.
 
@@ -63,15 +44,15 @@ def segment(
 
     photos = list_photos(images, without=output)
     peers = Peers.from_environment()
-    target = find_device(device)
+    target = find_device(machine.device)
     network: Any = load_model(model, target)
-    segmenter, seen = make_segmenter(network, target, refine, threshold, preset, scales, flip, stride, batch_size)
-    with autocast(target, bf16):
+    segmenter, settings = make_segmenter(network, target, refine, threshold, seen, machine.batch_size)
+    with autocast(target, machine.bf16):
         report = segment_folder(
             network if segmenter is None else segmenter,
             photos,
             output,
-            seen=None if segmenter is not None else seen,
+            seen=None if segmenter is not None else settings,
             process=(peers.rank, peers.world),
             claim=peers.claim if peers.store is not None else None,
             progress=progress_bar,
@@ -86,15 +67,7 @@ def segment(
 
 
 def make_segmenter(
-    network: Any,
-    device: Any,
-    refine: str,
-    threshold: float | None,
-    preset: str | None,
-    scales: str | None,
-    flip: bool | None,
-    stride: int | None,
-    batch_size: int,
+    network: Any, device: "torch.device", refine: str, threshold: float | None, seen: Seen, batch_size: int
 ) -> "tuple[Segmenter | None, dict[str, Any]]":
     """A ``Segmenter`` of a CAM model and its settings; of a network that predicts masks itself only the settings.
 
@@ -104,13 +77,11 @@ def make_segmenter(
     if hasattr(network, "tile_maps"):
         from crt.cam.segment import Segmenter
 
-        settings = {"batch_size": batch_size, **view_settings(network, scales, flip, stride, preset)}
-        return Segmenter(
-            network, refiner=load_refiner(refine, network, device), threshold=threshold, **settings
-        ), settings
-    given = {"--threshold": threshold, "--preset": preset, "--stride": stride}
+        settings = {"batch_size": batch_size, **view_settings(network, seen)}
+        refiner = load_refiner(refine, network, device)
+        return Segmenter(network, refiner=refiner, threshold=threshold, **settings), settings
+    given = {"--threshold": threshold, "--preset": seen.preset, "--stride": seen.stride}
     given["--refine"] = None if refine == "none" else refine
     if names := [name for name, value in given.items() if value is not None]:
         raise ValueError(f"{', '.join(names)}: this model predicts masks itself; it has only --scales and --flip.")
-    seen: dict[str, Any] = {"scales": (1.0,) if scales is None else factors(scales), "flip": flip is not False}
-    return None, seen
+    return None, {"scales": (1.0,) if seen.scales is None else factors(seen.scales), "flip": seen.flip is not False}

@@ -16,7 +16,7 @@ from crt.masks import load_mask
 from crt.metrics import BoundaryIoU, MaskIoU
 from crt.metrics.mask_iou import mean_iou
 
-__all__ = ["MaskReport", "mask_file", "measure_masks", "measure_segmentation"]
+__all__ = ["MaskReport", "list_true_masks", "mask_file", "measure_masks", "measure_segmentation"]
 
 PathLike = str | os.PathLike[str]
 
@@ -57,7 +57,7 @@ def measure_masks(
         ValueError: a folder without ``class_names``; a mask of other classes or another size; pixels of 255 (unsure)
             in a mask of ``preds``.
     """
-    data = target if isinstance(target, ImageDataset) else _list_folder(Path(target), class_names)
+    data = target if isinstance(target, ImageDataset) else list_true_masks(target, class_names)
     files = [mask_file(preds, sample.name) for sample in data]
     pairs = ((str(file), _load(file)) for file in files)
     return _measure(pairs, data, class_names, progress)
@@ -121,14 +121,45 @@ def _load(file: Path) -> Tensor:
     return torch.from_numpy(load_mask(file)).long()
 
 
-def _list_folder(folder: Path, class_names: Sequence[str] | None) -> ImageDataset:
-    """A data set of the masks in a folder; there are no images."""
+def list_true_masks(
+    folder: PathLike, class_names: Sequence[str] | None, images: PathLike | None = None
+) -> ImageDataset:
+    """A folder of true masks, ``NAME.png`` at any depth, as a data set without labels.
+
+    Args:
+        folder: where they are.
+        class_names: of the values 1 to K of the masks.
+        images: folder of the images, each the file of its mask's name; None puts the masks in their place, for
+            measuring that looks at no image.
+
+    Raises:
+        FileNotFoundError: no such folder, no masks in it, or a mask without an image.
+        ValueError: no ``class_names``.
+    """
     if class_names is None:
-        raise ValueError("a folder of true masks does not name its classes: give class_names (--classes).")
+        raise ValueError(
+            "a folder of true masks does not name its classes: give class_names (--classes), in the order of the mask "
+            "values 1, 2, ..."
+        )
+    folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder of true masks at {printable(folder)}.")
-    files = sorted(file for file in folder.rglob("*.png") if file.is_file())
-    if not files:
+    masks = {_stem(mask, folder): mask for mask in _files(folder) if mask.suffix == ".png"}
+    if not masks:
         raise FileNotFoundError(f"{printable(folder)} holds no true masks, NAME.png.")
-    names = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
-    return ImageDataset([Sample(f, name, [], f) for f, name in zip(files, names, strict=True)], class_names)
+    found = masks if images is None else {_stem(file, Path(images)): file for file in _files(Path(images))}
+    if missing := [name for name in masks if name not in found]:
+        raise FileNotFoundError(
+            f"{len(missing)} masks of {printable(folder)} have no image in {printable(images)}, the first: "
+            f"{printable(missing[0])}."
+        )
+    return ImageDataset([Sample(found[name], name, [], mask) for name, mask in masks.items()], class_names)
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files that are not hidden, in a fixed order."""
+    return sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+
+
+def _stem(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).with_suffix("").as_posix()
