@@ -22,13 +22,13 @@ def demo(
     share: Annotated[bool, typer.Option("--share", help="Publish the page through gradio's servers.")] = False,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Try the models on a page in your browser (extra `demo`).
+    """Try the models on a page in your browser (pip install 'crt-wsss\\[demo]').
 
     Drop images, choose or predict classes, move the threshold, download masks. Nothing leaves this machine.
     """
     try:
         from crt.demo.page import launch
     except ModuleNotFoundError as error:
-        raise ValueError(f"the page needs {error.name}: pip install 'crt-wsss[demo]'.") from error
+        raise ValueError(f"crt demo needs {error.name}: pip install 'crt-wsss[demo]'.") from error
     say(f"{launch(model, host=host, port=port, share=share, open_browser=browser, block=False)} (Ctrl-C stops it)")
     threading.Event().wait()

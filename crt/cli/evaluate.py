@@ -68,7 +68,7 @@ def eval_cam(
     seen: Seen,
     refine: Refine = "none",
     thresholds: Annotated[
-        str, typer.Option(help="Background scores to try: FIRST:LAST:STEP, or a single one.")
+        str, typer.Option(help="Background scores to try: FIRST:LAST:STEP, or one number.")
     ] = "0.02:0.60:0.02",
     machine: Machine,
     record: Record = None,
@@ -114,7 +114,7 @@ def eval_cam(
 @grouped
 def eval_masks(
     *,
-    masks: Annotated[Path, typer.Option(help="Folder of the masks to measure: NAME.png or NAME.mask.png.")],
+    masks: Annotated[Path, typer.Option(help="Folder of masks to measure: NAME.png or NAME.mask.png.")],
     source: Data,
     truth: Truth = None,
     classes: Classes = None,
@@ -148,7 +148,7 @@ def eval_boxes(
         typer.Option(
             min=0,
             max=1,
-            help="Box threshold for Top-1, Top-5 and GT-known, as a share of the map's range (default: the model's).",
+            help="Box threshold for Top-1, Top-5 and GT-known, as a share of the map's range. Default: the model's.",
         ),
     ] = None,
     thresholds: Annotated[

@@ -9,21 +9,25 @@ from crt.cli.screen import say
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Model name, or local-dir:FOLDER, or hf-hub:ORG/NAME.")],
-    onnx: Annotated[Path, typer.Option("--onnx", help="The file to write.")],
+    model: Annotated[
+        str, typer.Argument(help="Model: a name from `crt models`, local-dir:FOLDER, or hf-hub:ORG/NAME from the Hub.")
+    ],
+    onnx: Annotated[Path, typer.Option("--onnx", help="ONNX file to write.")],
     graph: Annotated[
         Literal["segment", "cam"],
-        typer.Option(help="segment: scores of background and classes per pixel; cam: class maps on the patch grid."),
+        typer.Option(
+            help="Output: segment (scores of background and classes per pixel) or cam (class maps on the patch grid)."
+        ),
     ] = "segment",
     size: Annotated[
         str | None,
         typer.Option(
-            help="HEIGHTxWIDTH of the photos in pixels, whole patches (448x448), or any.",
+            help="Input size: HEIGHTxWIDTH in pixels, multiples of the patch (448x448), or any for a dynamic size.",
             show_default="the model's tile",
         ),
     ] = None,
 ) -> None:
-    """Write a model as an ONNX graph, from a normalized photo to maps. See docs/export.md for what it computes."""
+    """Export a model to ONNX: from a normalized image to segmentation scores or class maps."""
     import crt
 
     network: Any = crt.create_model(model, pretrained=True)

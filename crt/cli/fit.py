@@ -22,9 +22,13 @@ def fit(
     classes: Classes = None,
     start: Annotated[
         str | None,
-        typer.Option(help="Trained model whose backbone is used: a name, an address or a folder. Default: bundled."),
+        typer.Option(
+            help="Trained model whose backbone is used: a name, local-dir:FOLDER or hf-hub:ORG/NAME. Default: bundled."
+        ),
     ] = None,
-    refine: Annotated[str, typer.Option(help="Refiners of the maps, joined by +, or none.")] = "pamr",
+    refine: Annotated[
+        str, typer.Option(help="Refiners for the maps, joined by +; none leaves the maps as they are.")
+    ] = "pamr",
     boundary: Annotated[
         bool, typer.Option("--boundary", help="Also train a boundary network (500 images or more).")
     ] = False,
@@ -36,7 +40,7 @@ def fit(
         str | None,
         typer.Option(help="Network of --segment net: crt, or one of segmentation_models.pytorch (deeplabv3plus ...)."),
     ] = None,
-    encoder: Annotated[str | None, typer.Option(help="Encoder of --arch, tu-NAME for timm's.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Encoder of --arch; tu-NAME takes timm's NAME.")] = None,
     encoder_checkpoint: Annotated[
         Path | None, typer.Option(help="ImageNet weights of the encoder (safetensors). Default: timm downloads them.")
     ] = None,
@@ -45,12 +49,14 @@ def fit(
     ] = None,
     truth: Annotated[
         Path | None,
-        typer.Option(help="Folder of true masks, NAME.png, of some images: measures each stage; nothing is learned."),
+        typer.Option(
+            help="Folder of ground-truth masks (NAME.png) of some images, to measure each stage; not used in training."
+        ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Go on although a class is in all images, or in none.")
+        bool, typer.Option("--force", help="Train even if a class is in every image, or in none.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     device: Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the stages and how long they may take.")] = False,
 ) -> None:
@@ -104,7 +110,7 @@ def _library() -> tuple[Any, Any]:
         import crt.pipeline
         import crt.train.recipe
     except ModuleNotFoundError as error:
-        raise ValueError(f"a fit needs {error.name}: pip install 'crt-wsss[train]'.") from error
+        raise ValueError(f"crt fit needs {error.name}: pip install 'crt-wsss[train]'.") from error
     return crt.pipeline, crt.train.recipe
 
 

@@ -42,7 +42,8 @@ Images = Annotated[
 Labels = Annotated[
     Path | None,
     typer.Option(
-        help="Labels of --images: a CSV file with the columns file,labels, or COCO annotations (.json).",
+        help="Labels of --images: a CSV file with the columns file,labels; JSON from COCO, Label Studio or FiftyOne; "
+        "or XML from CVAT.",
         rich_help_panel=_DATA,
     ),
 ]
@@ -55,7 +56,10 @@ CUB = Annotated[
 Split = Annotated[
     str | None,
     typer.Option(
-        "--list", help="Which images of --voc (default: cls_train) or --cub (default: train).", rich_help_panel=_DATA
+        "--list",
+        help="Which images of the data set: a list in ImageSets/Segmentation of --voc (`crt eval` needs one; elsewhere "
+        "the default is cls_train), or train or test of --cub.",
+        rich_help_panel=_DATA,
     ),
 ]
 Truth = Annotated[
@@ -78,14 +82,15 @@ Model = Annotated[
 Refine = Annotated[
     str,
     typer.Option(
-        help="Refiners to apply to the maps, joined by + (pamr, irn_lite0, ...), local-dir:RUN/model, or none."
+        help="Refiners for the maps, joined by +: affinity, attention, crf, irn_lite0, pamr, or local-dir:RUN/model; "
+        "none leaves the maps as they are."
     ),
 ]
 
 Preset = Annotated[
     str | None,
     typer.Option(
-        help="fast, whole (the image at once, not in tiles), or paper (more scales, overlapping tiles; slower). "
+        help="Preset: fast, whole (the image at once, not in tiles) or paper (more scales, overlapping tiles; slower). "
         "Default: whole for models trained to see whole images, fast for others.",
         rich_help_panel=_VIEW,
     ),
@@ -100,12 +105,15 @@ Flip = Annotated[
 ]
 Stride = Annotated[
     int | None,
-    typer.Option(min=1, help="Tile stride in pixels; default: the preset's, then the model's.", rich_help_panel=_VIEW),
+    typer.Option(min=1, help="Tile stride in pixels. Default: the preset's, then the model's.", rich_help_panel=_VIEW),
 ]
 
 Device = Annotated[
     str,
-    typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps.", rich_help_panel=_MACHINE),
+    typer.Option(
+        help="Device to compute on: auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:N or mps.",
+        rich_help_panel=_MACHINE,
+    ),
 ]
 BatchSize = Annotated[
     int,

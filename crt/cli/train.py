@@ -12,21 +12,23 @@ from crt.cli.options import Data, Device, RunFolder, grouped
 from crt.cli.screen import say, step_bar
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from crt.data import ImageDataset
 
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting of the recipe: NAME=VALUE. Can be repeated.")
 ]
-Pretrained = Annotated[bool, typer.Option(help="Start from ImageNet weights, or from random weights.")]
-Start = Annotated[Path | None, typer.Option(help="Start from a trained model: a folder, such as RUN/model.")]
+Pretrained = Annotated[bool, typer.Option(help="Start from ImageNet weights; --no-pretrained starts from random ones.")]
+Start = Annotated[Path | None, typer.Option(help="Folder of a trained model to start from, such as RUN/model.")]
 Weights = Annotated[
     Path | None,
     typer.Option(help="ImageNet weights of the backbone (a safetensors file from timm). Default: timm downloads them."),
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the networks with torch.compile.")]
-Force = Annotated[bool, typer.Option("--force", help="Train although a class is in all images, or in none.")]
+Force = Annotated[bool, typer.Option("--force", help="Train even if a class is in every image, or in none.")]
 
-Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
 FROZEN = ("freeze_backbone=true", "cnn=null", "mask=0")  # what --freeze-backbone sets
 
 app = typer.Typer(no_args_is_help=True)
@@ -37,12 +39,12 @@ class Run(NamedTuple):
 
     seed: Seed = 0
     precision: Annotated[
-        str | None, typer.Option(help="no (float32) or bf16. Default: the setting of `accelerate launch`, else no.")
+        str | None, typer.Option(help="Precision: no (float32) or bf16. Default: that of `accelerate launch`, else no.")
     ] = None
     save_every: Annotated[int, typer.Option(min=1, help="Training steps between checkpoints.")] = 200
-    workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 1
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes that load images.")] = 1
 
-    def options(self, model: Any) -> dict[str, Any]:
+    def options(self, model: "nn.Module") -> dict[str, Any]:
         """For the library; a run that resumes must have begun with the same model."""
         from crt._files import tensors_digest
 
@@ -75,11 +77,16 @@ def train_cam(
     ] = None,
     set_: Changes = None,
     backbone_checkpoint: Weights = None,
-    cnn_checkpoint: Annotated[Path | None, typer.Option(help="ImageNet weights of the CNN, likewise.")] = None,
+    cnn_checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="ImageNet weights of the CNN (a safetensors file from timm). Default: timm downloads them."),
+    ] = None,
     pretrained: Pretrained = True,
     freeze_backbone: Annotated[
         bool,
-        typer.Option("--freeze-backbone", help="Train the head alone, in minutes, on features kept in OUT/features."),
+        typer.Option(
+            "--freeze-backbone", help="Train only the head, in minutes, on features that are kept in OUT/features."
+        ),
     ] = False,
     force: Force = False,
     compile: Compile = False,
@@ -186,10 +193,12 @@ def train_segment(
         str, typer.Option(help="Training recipe: segment, segment-deeplab or t16-voc9k-segment.")
     ] = "segment",
     arch: Annotated[
-        str | None, typer.Option(help="crt, or an architecture of segmentation_models.pytorch, such as deeplabv3plus.")
+        str | None,
+        typer.Option(help="Network: crt, or an architecture of segmentation_models.pytorch, such as deeplabv3plus."),
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="Its encoder; tu-NAME is timm's NAME, such as tu-tf_efficientnet_lite2.")
+        str | None,
+        typer.Option(help="Encoder of --arch; tu-NAME takes timm's NAME, such as tu-tf_efficientnet_lite2."),
     ] = None,
     set_: Changes = None,
     backbone_checkpoint: Weights = None,
@@ -225,7 +234,7 @@ def _library() -> Any:
     try:
         import crt.train
     except ModuleNotFoundError as error:
-        raise ValueError(f"training needs {error.name}: pip install 'crt-wsss[train]'.") from error
+        raise ValueError(f"crt train needs {error.name}: pip install 'crt-wsss[train]'.") from error
     return crt.train
 
 
