@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from crt._files import whole_file
+from crt.cam import CAMExtractor
 
 __all__ = ["make_record", "seen_by", "share", "write_record"]
 
@@ -28,12 +29,13 @@ def make_record(**fields: Any) -> dict[str, Any]:
 
 
 def write_record(path: Path | None, **fields: Any) -> None:
+    """Writes ``make_record(**fields)`` as JSON, whole or not at all; None writes nothing."""
     if path is not None:
         with whole_file(path) as temporary:
             temporary.write_text(json.dumps(make_record(**fields), indent=2, allow_nan=False) + "\n")
 
 
-def seen_by(extractor: Any, bf16: bool) -> dict[str, Any]:
+def seen_by(extractor: CAMExtractor, bf16: bool) -> dict[str, Any]:
     """For a record: how photos were seen."""
     settings = {name: getattr(extractor, name) for name in ("scales", "flip", "stride", "max_side")}
     return {**settings, "bf16": bf16}

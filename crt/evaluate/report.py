@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from PIL import Image
+from torch import Tensor
 
 from crt._files import whole_file
 from crt.evaluate.seeds import SeedReport
@@ -14,6 +16,7 @@ WORST = 20
 
 
 def percent(value: float, digits: int = 1) -> str:
+    """A share in percent; "-" for NaN."""
     return "-" if value != value else f"{100 * value:.{digits}f}"
 
 
@@ -29,8 +32,8 @@ def rules(found: SeedReport) -> str:
     return ", ".join(f"{name}{at if name == 'fixed threshold' else ''} {percent(miou, 2)}" for name, miou in columns)
 
 
-def worst(names: Sequence[str], scores: Any) -> list[tuple[int, str, float]]:
-    """(place, name, score) of the ``WORST`` lowest scores, the lowest first; photos without a score are left out."""
+def worst(names: Sequence[str], scores: Tensor) -> list[tuple[int, str, float]]:
+    """(place, name, score) of the ``WORST`` lowest of (N,) scores, the lowest first; photos with NaN are left out."""
     places = sorted((i for i, score in enumerate(scores.tolist()) if score == score), key=lambda i: float(scores[i]))
     return [(i, names[i], float(scores[i])) for i in places[:WORST]]
 
@@ -57,7 +60,7 @@ def write_plot(
 
 
 def write_sheet(
-    path: Path | None, title: str, photos: Iterable[tuple[str, Sequence[Any]]], *, columns: int, width: int
+    path: Path | None, title: str, photos: Iterable[tuple[str, Sequence[Image.Image]]], *, columns: int, width: int
 ) -> None:
     """A contact sheet: each photo's text above its pictures, side by side in a strip of ``width`` pixels or more."""
     if path is None:
