@@ -9,7 +9,7 @@ import crt.cam.spread
 from crt.cam.spread import spread
 from crt.cam.tiling import cut
 from crt.models import CRT, BoundaryNet
-from crt.refine import RandomWalk, create_refiner
+from crt.refine import RandomWalk, create_refiner, registry
 from crt.refine.affinity import FeatureAffinity
 from crt.refine.registry import Refiners, _split
 
@@ -121,6 +121,12 @@ def test_what_is_wrong_is_named(tiny):
         create_refiner("affinty", model=tiny)
     with pytest.raises(ValueError, match=r"unknown refiner '\\x1b"):
         create_refiner("\x1b[31m")
+
+
+def test_a_new_refiner_is_one_line_of_the_registry(monkeypatch):
+    monkeypatch.setitem(registry._BUILDERS, "nothing", lambda model: torch.nn.Identity())
+    assert isinstance(create_refiner("nothing"), torch.nn.Identity)
+    assert isinstance(create_refiner("pamr+nothing")[1], torch.nn.Identity)
 
 
 @pytest.mark.parametrize(

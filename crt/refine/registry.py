@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,27 @@ __all__ = ["Refiners", "create_refiner", "list_refiners"]
 
 logger = logging.getLogger(__name__)
 
-_NAMES = ("affinity", "attention", "crf", "irn_lite0", "pamr")
 _ADDRESSES = ("local-dir:", "hf-hub:")
 _BUNDLED = Path(__file__).parents[1] / "weights" / "irn_lite0.voc9k"
 _TOLERANCE = 1e-5  # of the walk: near the rounding of float32
 _MAX_SIDE = 640  # as CAMExtractor's, and the largest that boundary networks are trained on by default
+
+
+def _required(name: str, model: "CRT | None") -> "CRT":
+    if model is None:
+        raise ValueError(f"the refiner {name!r} needs the model that made the maps: create_refiner(..., model=...).")
+    return model
+
+
+# By name, from the model that made the maps or None; a new refiner is a line here.
+_BUILDERS: dict[str, Callable[["CRT | None"], nn.Module]] = {
+    "affinity": lambda model: FeatureAffinity(_required("affinity", model)),
+    "attention": lambda model: AttentionAffinity(_required("attention", model)),
+    "crf": lambda model: DenseCRF() if model is None else DenseCRF(background=model.seed_threshold),
+    # Maps that are spread over the photo already need less smoothing.
+    "pamr": lambda model: PAMR(dilations=(1, 2, 4, 8)) if model is not None and model.spread else PAMR(),
+}
+_NAMES = (*_BUILDERS, "irn_lite0")
 _NEXT = re.compile(rf"\+(?=(?:{'|'.join(_NAMES)})(?:\+|$)|{'|'.join(_ADDRESSES)})")  # where a path may end
 
 
@@ -94,16 +111,8 @@ def _split(name: str) -> list[str]:
 
 
 def _create(name: str, pretrained: bool, model: "CRT | None") -> nn.Module:
-    if name == "pamr":  # maps that are spread over the photo already need less smoothing
-        return PAMR(dilations=(1, 2, 4, 8)) if model is not None and model.spread else PAMR()
-    if name == "crf":
-        return DenseCRF() if model is None else DenseCRF(background=model.seed_threshold)
-    if name in ("affinity", "attention"):
-        if model is None:
-            raise ValueError(
-                f"the refiner {name!r} needs the model that made the maps: create_refiner(..., model=...)."
-            )
-        return FeatureAffinity(model) if name == "affinity" else AttentionAffinity(model)
+    if name in _BUILDERS:
+        return _BUILDERS[name](model)
     if name == "irn_lite0" or name.startswith(_ADDRESSES):
         return _create_walk(name, pretrained)
     raise ValueError(
