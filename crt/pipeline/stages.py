@@ -67,7 +67,7 @@ class Stages:
         with self.journal.stage("cam", settings) as needed:
             if needed:
                 folder.mkdir(parents=True, exist_ok=True)
-                options = {"seed": recipe.seed, "progress": self.progress}  # ``fit`` has checked the labels
+                options: Any = {"seed": recipe.seed, "progress": self.progress}  # ``fit`` has checked the labels
                 train_frozen(model, self.dataset, folder, recipe.frozen, force=True, **options)
         return self._load(folder / "model")
 
