@@ -3,7 +3,7 @@
 Ahn et al., "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations", CVPR 2019, section 4.2.
 The random walk and the training of the boundary network share this one implementation.
 
-The cells of a line are those of the rectangle between its ends whose centre is less than one cell away from it, both
+The cells of a line are those of the rectangle between its ends whose center is less than one cell away from it, both
 ends included.  Agreement with the public reference is tested for radius 5; a distance of exactly one cell first
 occurs at radius 6 (displacement (3, 4)), and is outside here.
 """

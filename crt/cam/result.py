@@ -109,7 +109,7 @@ class CAMResult:
         return {name: box for name, box in found.items() if box is not None}
 
     def overlay(self, alpha: float = 0.7) -> Image.Image:
-        """The photo under its maps, one bright colour a class, at its size; ``alpha`` (0 to 1) is their strength."""
+        """The photo under its maps, one bright color a class, at its size; ``alpha`` (0 to 1) is their strength."""
         return viz.overlay(self.pixels, self.cam, self.labels, alpha=alpha)
 
     def panel(self, threshold: float | None = None, *, width: int = 1000) -> Image.Image:

@@ -78,7 +78,7 @@ def fit_thresholds(scores: Tensor) -> tuple[float, float]:
     grid = torch.linspace(0, 1, _GRID, dtype=torch.float64)
     joint = _log_joint(grid, mixture)
     first, middle, last = (float(mean.clamp(0, 1)) for mean in mixture.mean)
-    # Between two neighbouring means the likelier component changes once; a wide tail beyond them does not count.
+    # Between two neighboring means the likelier component changes once; a wide tail beyond them does not count.
     low = _crossing(grid, joint[:, 0] >= joint[:, 1], first, middle)
     high = _crossing(grid, joint[:, 1] >= joint[:, 2], middle, last)
     return low, max(low, high)

@@ -1,4 +1,4 @@
-"""``crt pseudo``: labelled images to pseudo masks."""
+"""``crt pseudo``: labeled images to pseudo masks."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

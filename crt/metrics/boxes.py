@@ -4,7 +4,7 @@ Boxes are XYXY in pixels: x0, y0 the first column and row, x1, y1 the first behi
 a box of one pixel is (x, y, x + 1, y + 1).
 
 How: a map is cut into runs, stretches of a row that stay above a threshold.  Runs of all thresholds are found from the
-steps between neighbouring pixels and joined into components together, so the cost grows with the number of runs, not
+steps between neighboring pixels and joined into components together, so the cost grows with the number of runs, not
 with thresholds times pixels.
 
 Departure: the largest component is that of most pixels, as in the paper's text; the authors' code takes the outline

@@ -1,4 +1,4 @@
-"""Pseudo masks of any number of labelled photos; an interrupted job resumes, and several processes share one."""
+"""Pseudo masks of any number of labeled photos; an interrupted job resumes, and several processes share one."""
 
 from crt.pseudo.masks import make_pseudo_masks
 

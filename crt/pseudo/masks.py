@@ -1,4 +1,4 @@
-"""Labelled photos to pseudo masks: what ``crt.jobs`` has to know of them."""
+"""Labeled photos to pseudo masks: what ``crt.jobs`` has to know of them."""
 
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence

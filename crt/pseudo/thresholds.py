@@ -33,8 +33,8 @@ def find_thresholds(
     Raises:
         ValueError: none of these photos can be read.
     """
-    labelled = [photo for photo in photos.samples if photo.labels]
-    chosen = labelled[:: max(1, -(-len(labelled) // count))]
+    labeled = [photo for photo in photos.samples if photo.labels]
+    chosen = labeled[:: max(1, -(-len(labeled) // count))]
     side, scores = working_side(extractor.scales, extractor.max_side), []
     for photo in progress(chosen, len(chosen)):
         try:
@@ -44,7 +44,7 @@ def find_thresholds(
         highest = result.refined(refiner).cam.amax(dim=0).flatten().cpu()
         scores.append(highest[:: max(1, len(highest) // PIXELS)])
     if not scores:
-        if not labelled:  # negatives alone: nothing will be cut
+        if not labeled:  # negatives alone: nothing will be cut
             return COMPETING[1], COMPETING[1]
         raise ValueError(f"thresholds need maps: none of {len(chosen)} photos can be read, such as {chosen[0].image}.")
     low, high = fit_thresholds(torch.cat(scores).clamp(0, 1))

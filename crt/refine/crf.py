@@ -26,7 +26,7 @@ class CRFSettings:
     Attributes:
         iterations: not negative; 0 gives the scores that go in.
         gaussian_sxy: reach of the smoothness term, in pixels; ``gaussian_compat``: its weight.
-        bilateral_sxy, bilateral_srgb: reach of the appearance term, in pixels and in grey levels of 255;
+        bilateral_sxy, bilateral_srgb: reach of the appearance term, in pixels and in gray levels of 255;
             ``bilateral_compat``: its weight.
     """
 

@@ -1,9 +1,9 @@
 """PAMR, pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020, section 3.3): local smoothing that stops at edges.
 
-Each pixel takes the mean of its neighbours' scores, the more of a neighbour's the closer their colours are, measured
-by how much colours differ around there; repeated, this moves a map's border to the nearest edge of the photo.
+Each pixel takes the mean of its neighbors' scores, the more of a neighbor's the closer their colors are, measured
+by how much colors differ around there; repeated, this moves a map's border to the nearest edge of the photo.
 
-Departure: it works on a reduced photo (``max_side``), where the neighbours' distances are the same share of any photo
+Departure: it works on a reduced photo (``max_side``), where the neighbors' distances are the same share of any photo
 and the cost has a bound.
 """
 
@@ -20,12 +20,12 @@ __all__ = ["PAMR"]
 
 
 class PAMR(nn.Module):
-    """Refines maps by the photo's colours; it has no parameters and runs under autograd.
+    """Refines maps by the photo's colors; it has no parameters and runs under autograd.
 
     Args:
         iterations: rounds of smoothing, at least 1.
-        dilations: distances of the eight neighbours looked at in each direction, in pixels of the reduced photo.
-        bandwidth: the smaller, the sharper edges stop the smoothing; a factor on the local deviation of the colours.
+        dilations: distances of the eight neighbors looked at in each direction, in pixels of the reduced photo.
+        bandwidth: the smaller, the sharper edges stop the smoothing; a factor on the local deviation of the colors.
         max_side: photo and maps are reduced to at most this many pixels on the long side; None keeps their size.
 
     Raises:
@@ -75,20 +75,20 @@ class PAMR(nn.Module):
         weights = self._weights(resized(to_unit(image), size, antialias=True))
         scores = resized(cam.float(), size, antialias=True)
         for _ in range(self.iterations):
-            shifted = _neighbours(scores, self.dilations)
+            shifted = _neighbors(scores, self.dilations)
             scores = sum(w * s for w, s in zip(weights.unbind(dim=1), shifted, strict=True))  # type: ignore[assignment]
         return resized(scores, cam.shape[-2:], antialias=True).to(cam.dtype)
 
     def _weights(self, image: Tensor) -> Tensor:
-        """(B, 3, h, w) -> (B, n, 1, h, w), the share of each of the n neighbours; they sum to one."""
-        around = torch.stack(list(_neighbours(image, self.dilations)), dim=1)
+        """(B, 3, h, w) -> (B, n, 1, h, w), the share of each of the n neighbors; they sum to one."""
+        around = torch.stack(list(_neighbors(image, self.dilations)), dim=1)
         deviation = torch.cat([around, image[:, None]], dim=1).std(dim=1, keepdim=True)
         distance = (around - image[:, None]).abs() / (self.bandwidth * deviation + 1e-8)
         return torch.softmax(-distance.mean(dim=2, keepdim=True), dim=1)
 
 
-def _neighbours(x: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
-    """(B, C, h, w) -> views of that shape, one a neighbour; beyond the border the border is repeated."""
+def _neighbors(x: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
+    """(B, C, h, w) -> views of that shape, one a neighbor; beyond the border the border is repeated."""
     edge, (height, width) = max(dilations), x.shape[-2:]
     padded = F.pad(x, (edge,) * 4, mode="replicate")
     for d in dilations:

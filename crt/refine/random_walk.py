@@ -2,7 +2,7 @@
 
 Ahn et al., "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations", CVPR 2019, section 4.5.
 The reference builds the transition matrix T densely (N x N for N cells) and squares it eight times.  Here T stays
-sparse and is applied to the map: the cells are grouped into square tiles, so wide that a cell's neighbours lie in its
+sparse and is applied to the map: the cells are grouped into square tiles, so wide that a cell's neighbors lie in its
 own tile or the eight around it; then each step is one batched product of (k, 9 * tile) scores with a (9 * tile, tile)
 block of T, for all tiles of all images.  The blocks hold T - 1: a step adds small changes to the scores, which keeps
 the rounding of 256 steps in float32 near 1e-5 where the plain product loses 1e-4.
@@ -79,7 +79,7 @@ def random_walk(
                 tiles = tiles + change(tiles)
         else:
             # The polynomial's error bounds that of the map in the norm which weighs a cell by its column sum of A, from
-            # 1 to the number of neighbours; hence the root of all weights, to bound it at every cell.
+            # 1 to the number of neighbors; hence the root of all weights, to bound it at every cell.
             weights = (2 * len(displacements(radius)) + 1) * h * w
             tiles = _chebyshev(tiles, change, chebyshev_coefficients(steps, tolerance / math.sqrt(weights)))
         walked = rearrange(tiles, "(b i j k) (y x) -> b k (i y) (j x)", b=b, i=i, j=j, k=k, y=side, x=side)
@@ -139,7 +139,7 @@ class RandomWalk(nn.Module):
             cam: (B, k, h, w), floating point in [0, 1]; of any size.
 
         Returns:
-            (B, k, h, w) in [0, 1], the dtype and device of ``cam``.  The walk flattens peaks; nothing is normalised.
+            (B, k, h, w) in [0, 1], the dtype and device of ``cam``.  The walk flattens peaks; nothing is normalized.
         """
         check_pair(image, cam)
         seen, size = to_unit(image), reduced_size(image, self.max_side)
@@ -180,12 +180,12 @@ def _check(cam: Tensor, boundary: Tensor, beta: float, steps: int, tolerance: fl
 
 
 def _changes(affinity: Tensor, radius: int, side: int) -> Tensor:
-    """The blocks of T - 1, (B * tiles, 9 * side^2, side^2), from the affinities (B, P, h, w) with half the neighbours.
+    """The blocks of T - 1, (B * tiles, 9 * side^2, side^2), from the affinities (B, P, h, w) with half the neighbors.
 
     A block's rows are the cells of the 3 x 3 tiles around, its columns the cells of the tile in the middle.
     """
     (h, w), half, reach = affinity.shape[-2:], displacements(radius), radius - 1
-    # The affinity with the cell at -d is that of the cell at -d with its neighbour at d.
+    # The affinity with the cell at -d is that of the cell at -d with its neighbor at d.
     padded = F.pad(affinity, (reach, reach, reach, 0))
     back = [padded[:, p, reach - dy : reach - dy + h, reach - dx : reach - dx + w] for p, (dy, dx) in enumerate(half)]
     planes = torch.cat([affinity, torch.stack(back, dim=1)], dim=1)
@@ -199,10 +199,10 @@ def _changes(affinity: Tensor, radius: int, side: int) -> Tensor:
     return planes.index_select(1, places).view(len(planes), *numbers.shape)
 
 
-def _plane_numbers(neighbours: list[tuple[int, int]], side: int) -> Tensor:
-    """(9 * side^2, side^2): which of ``neighbours`` a cell of the 3 x 3 tiles is to one in the middle, or how many."""
-    table = torch.full((4 * side - 1, 4 * side - 1), len(neighbours))
-    for number, (dy, dx) in enumerate(neighbours):
+def _plane_numbers(neighbors: list[tuple[int, int]], side: int) -> Tensor:
+    """(9 * side^2, side^2): which of ``neighbors`` a cell of the 3 x 3 tiles is to one in the middle, or how many."""
+    table = torch.full((4 * side - 1, 4 * side - 1), len(neighbors))
+    for number, (dy, dx) in enumerate(neighbors):
         table[dy + 2 * side - 1, dx + 2 * side - 1] = number
     # One axis: from the place in the middle tile to that in the tile before, the same and the one after.
     away = (torch.arange(3 * side)[:, None] - side - torch.arange(side)).view(3, side, side) + 2 * side - 1
@@ -229,7 +229,7 @@ def _change(tiles: Tensor, changes: Tensor, around: Tensor) -> Tensor:
 def _chebyshev(tiles: Tensor, change: Callable[[Tensor], Tensor], coefficients: list[float]) -> Tensor:
     """The sum of coefficients[d] * T_d(T) applied to tiles.
 
-    T_d+1(x) = 2 x T_d(x) - T_d-1(x), written as differences of neighbouring degrees (Reinsch), which are small.
+    T_d+1(x) = 2 x T_d(x) - T_d-1(x), written as differences of neighboring degrees (Reinsch), which are small.
     """
     total, difference = coefficients[0] * tiles, torch.zeros_like(tiles)
     for degree, coefficient in enumerate(coefficients[1:], start=1):
