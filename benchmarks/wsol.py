@@ -1,4 +1,4 @@
-"""Localisation on CUB: the bundled weights, and the ablation over passes and CNN branch.
+"""Localization on CUB: the bundled weights, and the ablation over passes and CNN branch.
 
 python benchmarks/wsol.py --cub CUB_200_2011 --vit VIT.safetensors --cnn CNN.safetensors --out runs --rows bundled
 
@@ -93,7 +93,7 @@ def main(
         place = int(chosen["box_acc"][:, 1].argmax())  # at IoU 0.5
         threshold = THRESHOLDS[place]
         found = measured(model, test, threshold, row.refiner)
-        scores, curve = found.localisation.compute(), found.curve.compute()
+        scores, curve = found.localization.compute(), found.curve.compute()
         write_record(
             record,
             measure="localisation",

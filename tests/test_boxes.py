@@ -1,4 +1,4 @@
-"""Boxes of maps and localisation, against slow and obvious versions."""
+"""Boxes of maps and localization, against slow and obvious versions."""
 
 import math
 
@@ -15,7 +15,7 @@ from crt.cam.functional import largest_component, min_max
 from crt.data import ImageDataset
 from crt.evaluate import measure_boxes
 from crt.images import normalize, to_tensor
-from crt.metrics import BoxCurve, Localisation
+from crt.metrics import BoxCurve, Localization
 from crt.metrics.boxes import best_overlaps, box_iou, component_boxes, largest_boxes
 from crt.refine import PAMR
 
@@ -168,8 +168,8 @@ def test_the_box_curve_equals_one_evaluation_per_threshold(cases):
 
 @settings(max_examples=60, deadline=None)
 @given(photos(), st.sampled_from([0.1, 0.5]), st.sampled_from([0.3, 0.5]), st.permutations(range(7)))
-def test_localisation_equals_the_definition(cases, threshold, iou, order):
-    whole, permuted = Localisation(threshold, iou=iou), Localisation(threshold, iou=iou)
+def test_localization_equals_the_definition(cases, threshold, iou, order):
+    whole, permuted = Localization(threshold, iou=iou), Localization(threshold, iou=iou)
     expected = np.zeros(5)
     for cam, boxes, logits, label in cases:
         found = slow_overlaps(cam, boxes, threshold)[0] >= iou
@@ -179,7 +179,7 @@ def test_localisation_equals_the_definition(cases, threshold, iou, order):
         whole.update(cam, boxes, logits, label)
         permuted.update(cam, boxes.flip(0), logits[list(order)], order.index(label))
     found = whole.compute()
-    assert [found[name].item() for name in Localisation.names] == pytest.approx((expected / len(cases)).tolist())
+    assert [found[name].item() for name in Localization.names] == pytest.approx((expected / len(cases)).tolist())
     assert permuted.compute() == found
     assert found["top1_loc"] <= found["top5_loc"] <= found["gt_known"]
 
@@ -187,7 +187,7 @@ def test_localisation_equals_the_definition(cases, threshold, iou, order):
 def test_perfect_and_empty_maps():
     cam, truth = torch.zeros(10, 10), torch.tensor([[2.0, 3.0, 6.0, 9.0], [8.0, 8.0, 9.0, 9.0]])
     cam[3:9, 2:6] = 0.7
-    curve, fixed = BoxCurve(), Localisation(0.5)
+    curve, fixed = BoxCurve(), Localization(0.5)
     curve.update(cam, truth)
     fixed.update(cam, truth, torch.tensor([0.0, 2.0]), 1)
     assert curve.compute()["max_box_acc"].tolist() == [1, 1, 1]
@@ -215,13 +215,13 @@ def test_version_two_takes_any_component():
         (lambda: BoxCurve([0.5, 0.1]), "rising"),
         (lambda: BoxCurve(ious=[2]), "ious must be"),
         (lambda: BoxCurve().update(torch.zeros(4, 4), torch.tensor([[0, 0, 1, math.inf]])), "expected \\(m, 4\\)"),
-        (lambda: Localisation(1.5), "threshold must be 0 to 1"),
+        (lambda: Localization(1.5), "threshold must be 0 to 1"),
         (lambda: BoxCurve().update(torch.zeros(1, 4, 4), torch.tensor([[0, 0, 1, 1]])), "map is \\(H, W\\)"),
         (lambda: min_max(torch.full((2, 2), math.nan)), "NaN"),
         (lambda: BoxCurve().update(torch.zeros(4, 4), torch.zeros(0, 4)), "expected \\(m, 4\\)"),
         (lambda: BoxCurve().update(torch.zeros(4, 4), torch.tensor([[2, 0, 1, 1]])), "x1 > x0"),
-        (lambda: Localisation(0.5).update(torch.zeros(4, 4), torch.ones(1, 4), torch.zeros(3), 3), "label below K"),
-        (lambda: Localisation(0.5).update(torch.zeros(4, 4), torch.ones(1, 4), torch.full((3,), math.nan), 0), "NaN"),
+        (lambda: Localization(0.5).update(torch.zeros(4, 4), torch.ones(1, 4), torch.zeros(3), 3), "label below K"),
+        (lambda: Localization(0.5).update(torch.zeros(4, 4), torch.ones(1, 4), torch.full((3,), math.nan), 0), "NaN"),
     ],
 )
 def test_wrong_input_is_named(call, message):
@@ -239,7 +239,7 @@ def test_a_list_is_measured_as_its_photos_are(tiny, cub, square, refiner):
     report = measure_boxes(extractor, data, 0.3, square=square, refiner=refiner, progress=lambda items, _: items)
     assert tiny.training
     tiny.eval()
-    fixed = Localisation(0.3)
+    fixed = Localization(0.3)
     for place, photo in enumerate(data):
         image = Image.open(photo.image)
         seen = image.resize((square, square), Image.Resampling.BILINEAR) if square else image
@@ -256,7 +256,7 @@ def test_a_list_is_measured_as_its_photos_are(tiny, cub, square, refiner):
         assert report.overlaps[place] == pytest.approx(expected, abs=1e-3)
         back = report.boxes[place] * torch.tensor([seen.width / image.width, seen.height / image.height] * 2)
         assert torch.allclose(back, back.round(), atol=1e-6)
-    assert report.localisation.compute() == fixed.compute()
+    assert report.localization.compute() == fixed.compute()
     assert report.outcomes.double().mean(dim=0).tolist() == pytest.approx(
         [value.item() for value in fixed.compute().values()]
     )

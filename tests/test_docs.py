@@ -127,9 +127,9 @@ def test_the_card_of_the_birds_has_the_same_numbers(results):
     readme = " ".join((ROOT / "README.md").read_text().split())
     bundled = results.records("boxes_cub50_pamr.json")[0]
     shares = [f"{100 * bundled[name]:.1f}" for name in ("gt_known", "top1_loc", "top1_cls")]
-    assert "localisation\nand GT-known are {1} and {0} (".format(*shares) in card
+    assert "localization\nand GT-known are {1} and {0} (".format(*shares) in card
     assert f"--threshold {refined['threshold']:.2f}" in card
-    assert "GT-known {}, Top-1 localisation {}, classification {}".format(*shares) in readme
+    assert "GT-known {}, Top-1 localization {}, classification {}".format(*shares) in readme
     assert crt.create_model("crt_vit_t16.cub50", pretrained=True).seed_threshold == plain["threshold"]
 
 

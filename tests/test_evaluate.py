@@ -160,7 +160,7 @@ def test_logits_follow_autocast_and_leave_every_mode(fruit):
     assert [module.training for module in model.modules()] == modes
 
 
-def test_localisation_needs_one_class_and_boxes(fruit):
+def test_localization_needs_one_class_and_boxes(fruit):
     with pytest.raises(ValueError, match="2 of 3 lack them, the first: f1"):
         measure_boxes(CAMExtractor(make_model(NAMES)), fruit, 0.3)
 

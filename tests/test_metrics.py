@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import multilabel_average_precision
 
 from crt.cam import mask_from_cam
 from crt.evaluate.record import make_record
-from crt.metrics import BoundaryIoU, Localisation, MaskIoU, MultilabelAP, SeedCurve
+from crt.metrics import BoundaryIoU, Localization, MaskIoU, MultilabelAP, SeedCurve
 from crt.metrics.boundary_iou import boundary_pixels
 from crt.metrics.mask_iou import confusion_matrix, error_rates, iou_per_class, mean_iou
 from crt.metrics.multilabel_ap import average_precision
@@ -332,13 +332,13 @@ SCRIPT = """
 import json, sys
 import torch
 import torch.distributed as dist
-from crt.metrics import BoundaryIoU, BoxCurve, Localisation, MaskIoU, MultilabelAP, SeedCurve
+from crt.metrics import BoundaryIoU, BoxCurve, Localization, MaskIoU, MultilabelAP, SeedCurve
 
 rank, world, file = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if world > 1:
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
 device = sys.argv[4]
-metrics = [MaskIoU(3), BoundaryIoU(3), SeedCurve(3, [0.2, 0.5]), MultilabelAP(4), Localisation(0.3), BoxCurve()]
+metrics = [MaskIoU(3), BoundaryIoU(3), SeedCurve(3, [0.2, 0.5]), MultilabelAP(4), Localization(0.3), BoxCurve()]
 masks, boundaries, seeds, ap, fixed, boxes = metrics = [metric.to(device) for metric in metrics]
 torch.manual_seed(0)
 for i in range(7):
@@ -418,7 +418,7 @@ PIXEL = torch.tensor([[0, 0, 1, 1]])
     ("make", "settings", "alike", "apart"),
     [
         (
-            Localisation,
+            Localization,
             ({"threshold": 0.1}, {"threshold": 0.9}),
             (RAMP, PIXEL + 100, torch.ones(1), 0),
             (RAMP, PIXEL, torch.ones(1), 0),

@@ -94,7 +94,7 @@ class CAMResult:
 
         Args:
             threshold: share of the map's range, from its lowest to its highest value, that belongs to the object, 0 to
-                1; None takes the model's.  The rule of ``crt.metrics.Localisation``.
+                1; None takes the model's.  The rule of ``crt.metrics.Localization``.
 
         Returns:
             XYXY in pixels of the map; x1 and y1 are the first column and row behind the box.  A class whose map is

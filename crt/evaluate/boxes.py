@@ -1,4 +1,4 @@
-"""A model's boxes on a whole data set: weakly supervised object localisation (WSOL)."""
+"""A model's boxes on a whole data set: weakly supervised object localization (WSOL)."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from crt.data import ImageDataset, Sample
 from crt.evaluate.classification import image_logits, resize_pixels
 from crt.evaluate.seeds import Progress, class_indices, silent
 from crt.images import open_image
-from crt.metrics import BoxCurve, Localisation
+from crt.metrics import BoxCurve, Localization
 from crt.metrics.boxes import best_overlaps, component_boxes, largest_boxes
 
 __all__ = ["BoxReport", "measure_boxes"]
@@ -23,14 +23,14 @@ class BoxReport(NamedTuple):
     """What was measured on a list of N photos.
 
     Attributes:
-        localisation: at the given threshold.
+        localization: at the given threshold.
         curve: over all thresholds.
-        outcomes: (N, 5) bool, what each photo added to ``localisation``, by ``Localisation.names``.
+        outcomes: (N, 5) bool, what each photo added to ``localization``, by ``Localization.names``.
         overlaps: (N,) IoU of each photo's box with the true box that fits best.
         boxes: (N, 4) float64, XYXY in pixels of the photo.
     """
 
-    localisation: Localisation
+    localization: Localization
     curve: BoxCurve
     outcomes: Tensor
     overlaps: Tensor
@@ -48,7 +48,7 @@ def measure_boxes(
     refiner: nn.Module | None = None,
     progress: Progress = silent,
 ) -> BoxReport:
-    """Measures localisation: boxes of the maps of the images' own classes, Top-k by the model's logits.
+    """Measures localization: boxes of the maps of the images' own classes, Top-k by the model's logits.
 
     Logits are those of the whole image as the extractor sees it at scale 1, averaged with its mirror image's if the
     extractor has ``flip``.  Under autocast both maps and logits are computed in its type.
@@ -56,9 +56,9 @@ def measure_boxes(
     Args:
         extractor: a ``CAMExtractor`` of a model that knows the classes of ``data`` by name, in any order.
         data: images with one label each, and boxes.
-        threshold: for ``Localisation``: share of a map's range that belongs to the object.
+        threshold: for ``Localization``: share of a map's range that belongs to the object.
         thresholds: for ``BoxCurve``; None takes its own.
-        iou: overlap that counts as found, for ``Localisation``.
+        iou: overlap that counts as found, for ``Localization``.
         square: photos are seen resized to this many pixels a side (usual for CUB: 224), and true boxes with them; None
             sees them as they are.
         refiner: makes the maps better before their boxes are taken (``crt.create_refiner``), or None.
@@ -70,25 +70,25 @@ def measure_boxes(
     """
     if wrong := [sample.name for sample in data if len(sample.labels) != 1 or not sample.boxes]:
         raise ValueError(
-            f"localisation needs one class and its true boxes for each image; {len(wrong)} of {len(data)} lack them, "
+            f"localization needs one class and its true boxes for each image; {len(wrong)} of {len(data)} lack them, "
             f"the first: {printable(wrong[0])}."
         )
     labels = class_indices(extractor, data.class_names)
-    localisation, curve = Localisation(threshold, iou=iou), BoxCurve(thresholds)
+    localization, curve = Localization(threshold, iou=iou), BoxCurve(thresholds)
     outcomes, overlaps, boxes = [], [], []
     seen = _seen(extractor, data, labels, square, refiner)
     for photo, (cam, factors, logits) in progress(zip(data, seen, strict=True), len(data)):
-        truth, before = torch.tensor(photo.boxes, dtype=torch.float64) * factors, localisation.hits.clone()
+        truth, before = torch.tensor(photo.boxes, dtype=torch.float64) * factors, localization.hits.clone()
         try:
-            localisation.update(cam, truth, logits, labels[photo.labels[0]])
+            localization.update(cam, truth, logits, labels[photo.labels[0]])
             curve.update(cam, truth)
         except ValueError as error:
             raise ValueError(f"{printable(photo.image)}: {error}") from error
-        level = localisation.threshold
-        outcomes.append(localisation.hits > before)
+        level = localization.threshold
+        outcomes.append(localization.hits > before)
         overlaps.append(best_overlaps(cam, truth, level)[0][0])
         boxes.append(largest_boxes(component_boxes(min_max(cam), level), 1)[0] / factors)
-    return BoxReport(localisation, curve, torch.stack(outcomes), torch.stack(overlaps), torch.stack(boxes))
+    return BoxReport(localization, curve, torch.stack(outcomes), torch.stack(overlaps), torch.stack(boxes))
 
 
 def _seen(

@@ -166,8 +166,8 @@ def summarize_boxes(
 ) -> Summary:
     """Of ``measure_boxes``; ``threshold_rule`` says where the threshold comes from, ``square`` how photos were seen."""
     resolution = f"photos seen at {square} x {square}" if square else "photos' own resolution"
-    fixed, curve = found.localisation.compute(), found.curve.compute()
-    (threshold,) = _rounded(found.localisation.threshold)
+    fixed, curve = found.localization.compute(), found.curve.compute()
+    (threshold,) = _rounded(found.localization.threshold)
     peak, levels = _rule(curve["box_acc"]), _rounded(found.curve.thresholds)
     ious = [f"{x:g}" for x in found.curve.ious.tolist()]
     title = (
@@ -183,7 +183,7 @@ def summarize_boxes(
         **about.seen,
         "threshold_rule": threshold_rule,
         "threshold": threshold,
-        "iou": found.localisation.iou,
+        "iou": found.localization.iou,
         **{name: float(value) for name, value in fixed.items()},
         "max_box_acc": dict(zip(ious, curve["max_box_acc"].tolist(), strict=True)),
         "max_box_acc_threshold": dict(zip(ious, _rounded(curve["threshold"]), strict=True)),
@@ -238,7 +238,7 @@ def _mask_scores(found: MaskReport) -> str:
 def _box_scores(fixed: Mapping[str, Tensor], curve: Mapping[str, Tensor], peak: str) -> str:
     shown = {name: percent(float(value), 2) for name, value in fixed.items()}
     return (
-        f"IoU 0.5: GT-known {shown['gt_known']}, localisation Top-1 {shown['top1_loc']}, Top-5 {shown['top5_loc']}; "
+        f"IoU 0.5: GT-known {shown['gt_known']}, localization Top-1 {shown['top1_loc']}, Top-5 {shown['top5_loc']}; "
         f"classification Top-1 {shown['top1_cls']}, Top-5 {shown['top5_cls']}; "
         f"MaxBoxAcc {100 * float(curve['max_box_acc'][1]):.2f} at {level(float(curve['threshold'][1]))} ({peak}), "
         f"MaxBoxAccV2 {100 * float(curve['max_box_acc_v2']):.2f} (each IoU's best on this list)"
@@ -246,10 +246,10 @@ def _box_scores(fixed: Mapping[str, Tensor], curve: Mapping[str, Tensor], peak: 
 
 
 def _box_columns(found: BoxReport, data: ImageDataset) -> dict[str, Tensor]:
-    """Each of ``Localisation.names``, class by class; NaN for a class without photos."""
+    """Each of ``Localization.names``, class by class; NaN for a class without photos."""
     labels = torch.tensor([sample.labels[0] for sample in data])
     rows = [found.outcomes[labels == label].double().mean(dim=0) for label in range(len(data.class_names))]
-    return dict(zip(found.localisation.names, torch.stack(rows).unbind(dim=1), strict=True))
+    return dict(zip(found.localization.names, torch.stack(rows).unbind(dim=1), strict=True))
 
 
 def _by_class(names: Sequence[str], **values: Tensor) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def dual_loss(
         size: (H, W) of the image, in pixels.
         coupling: 0 is independent training; the paper uses 0 in the first epoch, then 0.1.
         pool: share of the ViT's map that makes its logits (see ``CRT``).
-        single_label: softmax cross entropy, for photos of one class each (localisation), instead of multilabel soft
+        single_label: softmax cross entropy, for photos of one class each (localization), instead of multilabel soft
             margin.
     """
     targets = targets.to(torch.float32)

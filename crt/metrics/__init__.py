@@ -6,7 +6,7 @@ over several processes.  ``crt.evaluate`` measures whole lists with them.
 
 from crt.metrics.boundary_iou import BoundaryIoU
 from crt.metrics.boxes import BoxCurve
-from crt.metrics.localisation import Localisation
+from crt.metrics.localization import Localization
 from crt.metrics.mask_iou import MaskIoU
 from crt.metrics.multilabel_ap import MultilabelAP
 from crt.metrics.seed_curve import SeedCurve
@@ -14,7 +14,7 @@ from crt.metrics.seed_curve import SeedCurve
 __all__ = [
     "BoundaryIoU",
     "BoxCurve",
-    "Localisation",
+    "Localization",
     "MaskIoU",
     "MultilabelAP",
     "SeedCurve",

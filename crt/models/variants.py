@@ -11,7 +11,7 @@ __all__ = ["crt_vit_b16", "crt_vit_s16", "crt_vit_t16"]
 @register_model(
     tags={
         "voc9k": PretrainedCfg(description="20 VOC classes, from 8 948 photos with image-level labels"),
-        "cub50": PretrainedCfg(description="50 kinds of birds, one a photo (localisation), from 1 350 photos"),
+        "cub50": PretrainedCfg(description="50 kinds of birds, one a photo (localization), from 1 350 photos"),
     }
 )
 def crt_vit_t16(backbone: str = "vit_tiny_patch16_224", **arguments: Any) -> CRT:

@@ -70,7 +70,7 @@ class CAMRecipe(Recipe):
         cnn: timm CNN of the other branch, or None to train the transformer alone.
         coupling: weight of the distance between the maps of the two branches, the paper's lambda.
         coupling_from: first epoch (from 0) with a coupling.
-        single_label: every image shows one class: softmax cross entropy, as in localisation (``paper-wsol``).
+        single_label: every image shows one class: softmax cross entropy, as in localization (``paper-wsol``).
         mask: weight of the loss on pseudo masks (``mask_loss``); 0 trains on labels alone.
         freeze_backbone: train the head alone, on features that are computed once (``FeatureCache``): ``epochs``,
             ``batch_size``, ``lr`` times ``head_factor``, ``weight_decay`` and ``pool`` apply, crops do not.

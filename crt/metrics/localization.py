@@ -1,4 +1,4 @@
-"""Top-1 and Top-5 localisation and GT-known (weakly supervised object localisation, WSOL)."""
+"""Top-1 and Top-5 localization and GT-known (weakly supervised object localization, WSOL)."""
 
 import torch
 from torch import Tensor
@@ -6,13 +6,13 @@ from torch import Tensor
 from crt.metrics._counts import Counts
 from crt.metrics.boxes import best_overlaps
 
-__all__ = ["Localisation"]
+__all__ = ["Localization"]
 
 
-class Localisation(Counts):
-    """Top-1 and Top-5 localisation and GT-known at a given threshold, for images of one class each.
+class Localization(Counts):
+    """Top-1 and Top-5 localization and GT-known at a given threshold, for images of one class each.
 
-    An image is localised if the box around the largest component of the map of its true class overlaps one of its true
+    An image is localized if the box around the largest component of the map of its true class overlaps one of its true
     boxes at IoU ``iou`` or more (GT-known), and its class is among the k highest of the model's own classification
     (Top-k).  Classes that score the same as the true one stand before it.
 
@@ -20,7 +20,7 @@ class Localisation(Counts):
         threshold: share of the map's range, from its lowest value to its highest, that belongs to the object.
         iou: overlap that counts as found.
 
-    >>> metric = Localisation(threshold=0.4)
+    >>> metric = Localization(threshold=0.4)
     >>> cam, box = torch.tensor([[0.0, 0.5, 1.0, 0.0]]), torch.tensor([[1, 0, 3, 1]])
     >>> metric.update(cam, box, logits=torch.tensor([0.2, 0.7]), label=0)
     >>> {name: value.item() for name, value in metric.compute().items()}
@@ -66,5 +66,5 @@ class Localisation(Counts):
         self.images += 1
 
     def compute(self) -> dict[str, Tensor]:
-        """Shares of the images, in [0, 1], by ``names``: localisation (loc) and classification (cls)."""
+        """Shares of the images, in [0, 1], by ``names``: localization (loc) and classification (cls)."""
         return dict(zip(self.names, self.hits.double() / self.images, strict=True))
