@@ -77,7 +77,9 @@ def timm_model(name: str, *, pretrained: bool = False, **arguments: Any) -> Any:
     """
     outline = outline_of(name, tuple(arguments.items()))
     if outline.parameters > MAX_PARAMETERS:
-        raise ValueError(f"timm's {name!r} has {outline.parameters} parameters so; at most {MAX_PARAMETERS} are built.")
+        raise ValueError(
+            f"timm's {name!r} has {outline.parameters} parameters with these arguments; the limit is {MAX_PARAMETERS}."
+        )
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments)
     except Exception as error:  # timm and the layers below it raise whatever they stumble over

@@ -61,7 +61,7 @@ class CRT(nn.Module, CAMMixin, ExportMixin, HubMixin):
     All arguments are plain values, so that config.json can rebuild the model.
 
     Raises:
-        ValueError: an argument out of its range, or a backbone that is no plain ViT.
+        ValueError: an argument out of its range, or a backbone that is not a plain ViT.
     """
 
     backbone: Any

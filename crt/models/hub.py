@@ -281,7 +281,7 @@ def _check_header(path: Path, name: str) -> None:
         if dtype not in FLOATS and not (dtype == "I64" and key.endswith("num_batches_tracked")):
             raise ValueError(
                 f"{printable(name)}: the tensor {printable(key, 100)} is {dtype}; expected {', '.join(FLOATS)}. "
-                f"Quantised weights are not read; save the model in float16 or float32."
+                f"Quantized weights are not read; save the model in float16 or float32."
             )
     if elements > MAX_PARAMETERS:
         raise ValueError(f"{printable(name)} holds {elements} values; at most {MAX_PARAMETERS} are read.")

@@ -27,9 +27,9 @@ def split_reference(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor]
     state = {name.removeprefix("module."): value for name, value in state_dict.items()}
     needed = ("patch_embed.proj.weight", "cls_token", "pos_embed", "blocks.0.mlp.fc1.weight", "head.weight")
     if missing := [name for name in needed if name not in state]:
-        raise ValueError(f"this is no state dict of the reference's ViT branch: it lacks {', '.join(missing)}.")
+        raise ValueError(f"this is not a state dict of the reference's ViT branch: it lacks {', '.join(missing)}.")
     if state["head.weight"].ndim != 4:
-        raise ValueError("the head is no convolution: this is a plain classifier, not the reference's ViT branch.")
+        raise ValueError("the head is not a convolution: this is a plain classifier, not the reference's ViT branch.")
     head = {name.removeprefix("head."): value for name, value in state.items() if name.startswith("head.")}
     return {name: value for name, value in state.items() if not name.startswith("head.")}, head
 

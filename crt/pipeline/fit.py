@@ -83,7 +83,7 @@ def fit(
     """
     recipe, folder = recipe or FitRecipe(), Path(out)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("a fit is one process; its longer stages can be run by torchrun one by one (see the report).")
+        raise ValueError("crt fit runs in one process; torchrun can run its longer stages one by one (see the report).")
     recipe.check_data(dataset, force=force)
     _check_apart(dataset, folder)
     dataset, left_out = leave_out_unreadable(dataset)

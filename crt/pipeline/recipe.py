@@ -55,7 +55,7 @@ class FitRecipe:
         if self.segment not in ("heads", "net"):
             raise ValueError(f"segment must be 'heads' or 'net', got {printable(self.segment, 60)!r}.")
         if self.frozen.margins != "otsu":
-            raise ValueError("no masks are given to a fit: frozen.margins must be 'otsu'.")
+            raise ValueError("crt fit is given no masks, so frozen.margins must be 'otsu'.")
         other = self.segmentation.arch != "crt"
         if self.segment == "heads" and other:
             raise ValueError(f"arch={self.segmentation.arch} is trained as a whole: set segment='net'.")
