@@ -273,8 +273,6 @@ def make_recipe(
 
     >>> make_recipe("paper", ["epochs=2", "cnn=resnet50"]).cnn
     'resnet50'
-    >>> make_recipe("irn-paper", {"batch_size": 16}, stage=RefineRecipe).crop
-    512
     """
     known = [key for key, recipe in RECIPES.items() if isinstance(recipe, stage)]
     if name not in known:
