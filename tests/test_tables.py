@@ -322,6 +322,8 @@ def test_label_studio_csv(root, mark):
     rows = io.StringIO(newline="")
     csv.writer(rows, delimiter=mark).writerows(csv.reader(io.StringIO(LABEL_STUDIO_CSV)))
     assert read(root, rows.getvalue()) == (AB, ["cat", "dog"])
+    with pytest.raises(ValueError, match="line 7: 2 cells in 8 columns"):
+        read(root, rows.getvalue() + mark.join(["5", "me"]) + "\n")
 
 
 @pytest.mark.parametrize("content", [*LABEL_STUDIO, *FIFTYONE, CVAT])

@@ -172,8 +172,15 @@ def _list(value: Any, where: str) -> list[Any]:
 
 
 def records_of(header: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> list[dict[str, Any]]:
-    """The rows of Label Studio's CSV as records of JSON-MIN: cells are texts, or JSON of what was marked."""
-    return [dict(zip(header, map(_cell, cells), strict=False)) for _, cells in rows]
+    """The rows of Label Studio's CSV as records of JSON-MIN: cells are texts, or JSON of what was marked.
+
+    Raises:
+        ValueError: a row of other than one cell for each column, with its place.
+    """
+    for where, cells in rows:
+        if len(cells) != len(header):
+            raise ValueError(f"{where}: {len(cells)} cells in {len(header)} columns.")
+    return [dict(zip(header, map(_cell, cells), strict=True)) for _, cells in rows]
 
 
 def _cell(text: str) -> Any:
