@@ -71,6 +71,17 @@ def test_csv_in_every_dress(root, text):
     assert names == ["dog", "owl", "cat"]
 
 
+def test_names_in_lists_may_have_spaces(root):
+    rows = "".join(f'{file},"[""polar bear"", ""cat""]"\n' for file in ("a.jpg", "b.jpg"))
+    assert read(root, f"file,labels\n{rows}")[1] == ["cat", "polar bear"]
+
+
+def test_a_message_of_a_broken_csv_is_printable(root):
+    with pytest.raises(ValueError, match="line 2: cannot be read as a CSV") as caught:
+        read(root, 'file\tlabels\na.jpg\t"cat"x\t\n')
+    assert str(caught.value).isprintable()
+
+
 def test_utf16_and_ends_of_lines(root):
     text = "file\tlabels\ra.jpg\tcat;dog\rb.jpg\tcat\rc.jpg\t\r"
     assert read(root, text.encode("utf-16")) == (AB, ["cat", "dog"])

@@ -106,7 +106,7 @@ def split_cells(cells: Sequence[tuple[str, str]], known: Sequence[str] | None = 
         raise ValueError(f"{first[1]} separates labels by '{first[0]}', {second[1]} by '{second[0]}'; use one of them.")
     separator: str | None = next(iter(seen), None)
     if separator is None and not names:
-        _check_spaces(cells)
+        _check_spaces([(place, text) for place, text in cells if not text.startswith(("[", "{"))])
     return [_labels(place, text, separator, names) for place, text in cells]
 
 

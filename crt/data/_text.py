@@ -54,8 +54,8 @@ def table_rows(table: Path, delimiter: str = ",") -> Iterator[tuple[str, list[st
                 yield f"{shown}, line {reader.line_num}", [cell.strip() for cell in row]
     except csv.Error as error:
         raise ValueError(
-            f"{shown}, line {reader.line_num}: cannot be read as a CSV in UTF-8: {error} (in quotes, a quote is "
-            "written twice)."
+            f"{shown}, line {reader.line_num}: cannot be read as a CSV in UTF-8: {printable(error)} (in quotes, a "
+            "quote is written twice)."
         ) from error
 
 
