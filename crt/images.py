@@ -39,6 +39,8 @@ ImagesLike: TypeAlias = ImageLike | Sequence[ImageLike]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # MPO, of two pictures in a JPEG, is read as JPEG
 _HIGHEST_NORMALIZED = 30.0
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_UNIT = (-0.01, 1.01)  # [0, 1], and what resizing adds to it
 _ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 change width and height
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -182,7 +184,7 @@ def to_unit(image: Tensor) -> Tensor:
     if not image.numel():
         return image.float()
     low, high = image.aminmax()
-    if not (low >= -0.01 and high <= 1.01):  # nor NaN
+    if not (low >= _UNIT[0] and high <= _UNIT[1]):  # nor NaN
         raise ValueError(f"floating-point images are in [0, 1], this one goes from {low:.3g} to {high:.3g}.")
     return image.float()
 
@@ -210,6 +212,8 @@ def _channels(values: Tensor | Sequence[float], like: Tensor) -> Tensor:
 
 
 def _from_tensor(x: Tensor) -> Tensor:
+    if x.layout != torch.strided or x.is_meta:
+        raise TypeError(f"expected a dense tensor with values, got {'no values' if x.is_meta else x.layout}.")
     if x.shape[-3] == 1:
         x = x.expand(*x.shape[:-3], 3, -1, -1)  # grey
     if x.shape[-3] != 3 or 0 in x.shape:
@@ -217,7 +221,7 @@ def _from_tensor(x: Tensor) -> Tensor:
         raise ValueError(f"expected images of shape (3, H, W) or (B, 3, H, W), got {tuple(x.shape)}.{hint}")
     if x.dtype == torch.uint8:
         return x
-    if not x.is_floating_point():
+    if x.dtype not in _FLOATS:
         raise TypeError(f"expected uint8 (raw pixels) or a floating-point tensor (already normalized), got {x.dtype}.")
     x = x.detach()
     low, high = (float(value) for value in x.aminmax())
@@ -228,7 +232,7 @@ def _from_tensor(x: Tensor) -> Tensor:
             f"a floating-point image is taken as already normalized, but this one has values up to "
             f"{max(-low, high):.1f}. For raw pixels in [0, 255] pass image.to(torch.uint8)."
         )
-    if low >= 0 and high <= 1:
+    if low >= _UNIT[0] and high <= _UNIT[1]:
         raise ValueError(
             "a floating-point image is taken as already normalized, but all values of this one lie in [0, 1], as "
             "ToTensor gives them. Pass raw pixels, (255 * image).round().to(torch.uint8), or normalize it first: "

@@ -55,7 +55,8 @@ def to_multi_hot(
         raise TypeError(f"expected labels as a multi-hot tensor, names or indices, got {type(labels).__name__}.")
     target = torch.zeros(num_images, num_classes, dtype=torch.bool)
     for row, entry in zip(target, _entries(labels, num_images), strict=True):
-        if len(entry) == num_classes > 2 and all(isinstance(value, int) for value in entry) and set(entry) <= {0, 1}:
+        digits = all(isinstance(value, int) for value in entry) and set(entry) <= {0, 1}
+        if digits and len(entry) == num_classes > 1 and entry != [0, 1]:
             raise ValueError(
                 f"{entry} looks like multi-hot, but in a list numbers are class indices; pass torch.tensor([{entry}])."
             )
@@ -108,7 +109,7 @@ def _class_index(label: Any, num_classes: int, class_names: Sequence[str] | None
         return int(label)
     shown = printable(repr(label), 100)
     if not isinstance(label, str):
-        raise TypeError(f"a label is a class name or index, got {shown}.")
+        raise TypeError(f"a label is a class name or index, got {shown}; multi-hot labels go in as a tensor.")
     if class_names is None:
         raise ValueError(f"the model has no class names; give {shown} as an index, 0 to {num_classes - 1}.")
     if label in class_names:

@@ -297,6 +297,12 @@ def test_stream_holds_few_photos(model):
     assert len(asked) == 40
 
 
+@pytest.mark.parametrize("pair", [7, "cat", (torch.zeros(3, 9, 9), "cat", 1)])
+def test_what_is_no_pair_is_refused(model, pair):
+    with pytest.raises(TypeError, match=r"photo 0 of the stream: expected \(image, labels\)"):
+        list(CAMExtractor(model).stream([pair]))
+
+
 def test_a_bad_photo_in_a_stream_comes_after_the_good_ones(model, photo):
     def pairs():
         yield from [(photo, "cat")] * 3
@@ -427,6 +433,8 @@ def test_refined_result(model, photo):
         {"scales": (0,)},
         {"scales": (-1,)},
         {"scales": 1.0},
+        {"scales": "1"},
+        {"scales": ("1",)},
         {"scales": (99,)},
         {"batch_size": 0},
         {"max_side": 0},

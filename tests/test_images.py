@@ -158,6 +158,10 @@ def test_normalize_and_its_inverse():
         (torch.full((3, 4, 4), 200.0), ValueError, "to(torch.uint8)"),
         (torch.rand(3, 4, 4), ValueError, "(255 * image).round().to(torch.uint8)"),
         (torch.rand(2, 3, 4, 4, dtype=torch.float16), ValueError, "crt.images.normalize"),
+        (1.01 * torch.rand(3, 4, 4) - 0.005, ValueError, "[0, 1]"),
+        (torch.rand(3, 4, 4).to(torch.float8_e4m3fn), TypeError, "float8"),
+        (torch.rand(3, 4, 4).to_sparse(), TypeError, "dense tensor"),
+        (torch.rand(3, 4, 4, device="meta"), TypeError, "no values"),
         (torch.full((3, 4, 4), float("nan")), ValueError, "NaN"),
         (torch.full((3, 4, 4), float("inf")), ValueError, "infinite"),
         (np.zeros((4, 5, 3)), TypeError, "astype('uint8')"),
@@ -210,6 +214,13 @@ def test_what_is_no_label_is_refused(labels, count, error, message):
         to_multi_hot(labels, count, 3, NAMES)
     assert message in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("rows", [[[1, 0], [0, 1]], [torch.tensor([1, 1]), torch.tensor([0, 0])], [[True, False], []]])
+def test_multi_hot_lists_of_two_classes_are_not_taken_for_indices(rows):
+    with pytest.raises(ValueError, match="looks like multi-hot"):
+        to_multi_hot(rows, 2, 2, ["cat", "dog"])
+    assert to_multi_hot([[0, 1], [1]], 2, 2).tolist() == [[True, True], [False, True]]
 
 
 def test_a_flat_list_is_the_labels_of_one_image():

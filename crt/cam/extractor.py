@@ -19,7 +19,7 @@ from crt.cam.functional import against_background, check_finite, merge_scales, n
 from crt.cam.protocol import CAMModel
 from crt.cam.result import CAMResult
 from crt.cam.seen import SeenPhoto, compute_all
-from crt.cam.views import choose_tiling, plan_views
+from crt.cam.views import check_scales, choose_tiling, plan_views
 from crt.images import ImageLike, ImagesLike, denormalize, normalize, resize, shrink_factor, to_tensor, to_tensors
 from crt.labels import LabelsLike, to_multi_hot
 
@@ -65,8 +65,7 @@ class CAMExtractor:
         tile: int | Literal["whole", "own"] | None = None,
         normalize: bool = True,
     ) -> None:
-        if not isinstance(scales, Sequence) or not scales or any(not 0 < scale <= 16 for scale in scales):
-            raise ValueError(f"scales must be a list of factors above 0 and up to 16, like (0.5, 1.0); got {scales}.")
+        check_scales(scales)
         if batch_size < 1 or (max_side is not None and max_side < 1):
             raise ValueError(f"batch_size and max_side must be at least 1; got {batch_size} and {max_side}.")
         self.model, self.scales, self.flip = model, tuple(scales), flip
@@ -105,8 +104,11 @@ class CAMExtractor:
         """
 
         def understood() -> Iterator[_Pair]:
-            for number, (image, labels) in enumerate(pairs):
+            for number, pair in enumerate(pairs):
                 try:
+                    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                        raise TypeError(f"expected (image, labels), got {type(pair).__name__}.")
+                    image, labels = pair
                     photo = to_tensor(image, device=self.model.device)
                     targets = to_multi_hot(labels, 1, self.model.num_classes, self.model.class_names)
                 except (TypeError, ValueError, OSError) as error:

@@ -8,16 +8,18 @@ instead, so the patch grid covers the photo and nothing else.
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from crt._messages import printable
 from crt.cam.functional import Align, snapped_size
 from crt.cam.protocol import CAMModel
 from crt.cam.tiling import merge, offsets, pad_to
 from crt.images import shrink_factor
 
-__all__ = ["MAX_TOKENS", "Tiling", "View", "choose_tiling", "plan_views", "view_of", "whole_tile"]
+__all__ = ["MAX_TOKENS", "Tiling", "View", "check_scales", "choose_tiling", "plan_views", "view_of", "whole_tile"]
 
 MAX_TOKENS = 4096
 """Patches of a photo that is seen whole, at most (1024 x 1024 pixels, with patches of 16); larger ones become tiles."""
@@ -35,6 +37,14 @@ class Tiling(NamedTuple):
     patch: int
     tile: int | Literal["whole"]
     stride: int
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """ValueError unless these are factors of a photo's size."""
+    numbers = isinstance(scales, Sequence) and not isinstance(scales, str) and len(scales) > 0
+    if not numbers or not all(isinstance(scale, Real) and 0 < scale <= 16 for scale in scales):
+        given = printable(repr(scales), 60)
+        raise ValueError(f"scales must be a list of factors above 0 and up to 16, like (0.5, 1.0); got {given}.")
 
 
 def choose_tiling(model: CAMModel, tile: int | Literal["whole", "own"] | None, stride: int | None) -> Tiling:

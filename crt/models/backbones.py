@@ -16,7 +16,15 @@ from torch.overrides import TorchFunctionMode
 from crt._messages import did_you_mean, printable
 from crt.models.config import MAX_PARAMETERS
 
-__all__ = ["fit_plain_vit", "fit_position_embedding", "outline_of", "plain_vit", "timm_model", "vit_outline"]
+__all__ = [
+    "WithoutMemory",
+    "fit_plain_vit",
+    "fit_position_embedding",
+    "outline_of",
+    "plain_vit",
+    "timm_model",
+    "vit_outline",
+]
 
 MAX_GRID = 128  # patches along a side of a tile
 
@@ -107,7 +115,7 @@ class Outline(NamedTuple):
     grid: int
 
 
-class _WithoutMemory(TorchFunctionMode):
+class WithoutMemory(TorchFunctionMode):
     """New tensors have shapes but no values."""
 
     _FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
@@ -130,7 +138,7 @@ def outline_of(name: str, arguments: tuple[tuple[str, Any], ...] = ()) -> Outlin
         hint = did_you_mean(name, timm.list_models(), n=3)
         raise ValueError(f"timm has no model {printable(repr(name))}.{hint} timm.list_models('*...*') lists them.")
     try:
-        with _WithoutMemory(), torch.random.fork_rng(devices=[]):
+        with WithoutMemory(), torch.random.fork_rng(devices=[]):
             model = timm.create_model(name, pretrained=False, **dict(arguments))
     except Exception as error:  # as in timm_model
         raise ValueError(

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crt._messages import did_you_mean, printable
+from crt.cam.views import check_scales
 from crt.images import ImagesLike, normalize, resize, shrink_factor, to_tensors
+from crt.models.backbones import WithoutMemory
 from crt.models.config import check_config
 from crt.models.export import ExportMixin
 from crt.models.hub import load_features
@@ -100,7 +102,7 @@ class SegmentationNet(nn.Module, ExportMixin, HubMixin):
     def backbone_size(cls, settings: Mapping[str, Any]) -> int:
         """Parameters of the network that the constructor would build, found without memory for them."""
         _check_names(settings["arch"], settings["encoder"], settings["library"])
-        with torch.device("meta"):
+        with WithoutMemory(), torch.random.fork_rng(devices=[]):
             network = _build(settings["arch"], settings["encoder"], 2)
         return sum(parameter.numel() for parameter in network.parameters())
 
@@ -157,8 +159,7 @@ class SegmentationNet(nn.Module, ExportMixin, HubMixin):
         Raises:
             TypeError, ValueError, OSError: images that cannot be understood or read.
         """
-        if not scales or any(not 0 < scale <= 16 for scale in scales):
-            raise ValueError(f"scales must be above 0 and at most 16, got {printable(scales, 60)}.")
+        check_scales(scales)
         images = to_tensors(img, device=self.device)
         training = [(module, module.training) for module in self.modules()]
         self.eval()
