@@ -176,6 +176,13 @@ def test_a_mean_that_is_none_is_refused(stated, tmp_path):
         crt.create_model("crt_vit_t16", backbone_checkpoint=tmp_path / "w.safetensors")
 
 
+def test_a_pickle_called_safetensors_is_refused(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
+    for option in ("checkpoint_path", "backbone_checkpoint"):
+        with pytest.raises(ValueError, match="truncated or not a safetensors file"):
+            crt.create_model("crt_vit_t16", **{option: tmp_path / "w.safetensors"})
+
+
 def test_a_setting_that_there_is_not():
     with pytest.raises(TypeError, match=r"no argument 'num_clases'. Did you mean 'num_classes'.*seed_threshold"):
         crt.create_model("crt_vit_t16", num_clases=3)

@@ -244,9 +244,10 @@ def read_normalization(path: str | os.PathLike[str]) -> dict[str, list[float]]:
         "mean" and "std", each only if it is stated.
 
     Raises:
-        ValueError: what is stated is not three finite numbers, or a std is not positive.
+        ValueError: what is stated is not three finite numbers, or a std is not positive; no safetensors file.
     """
     source = from_path(path)
+    _check_header(require_regular(source.weights), source.name)
     with safe_open(source.weights, "pt") as file:
         stated: dict[str, Any] = dict(file.metadata() or {})
     cfg = source.config.get("pretrained_cfg")
@@ -260,8 +261,7 @@ def read_normalization(path: str | os.PathLike[str]) -> dict[str, list[float]]:
                     f"{printable(source.name)}: {key} in its metadata is {printable(repr(stated[key]), 60)}, not three "
                     f"numbers such as [0.5, 0.5, 0.5]."
                 ) from None
-    given = {key: found[key] for key in ("mean", "std") if found.get(key) is not None}
-    return check_config(given, "CRT", source=source.name)
+    return check_config({k: found[k] for k in ("mean", "std") if found.get(k) is not None}, "CRT", source=source.name)
 
 
 def _check_header(path: Path, name: str) -> None:
