@@ -24,7 +24,15 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["lock_folder", "remove_leftovers", "require_regular", "tensors_digest", "whole_file", "write_tensors"]
+__all__ = [
+    "ignores_case",
+    "lock_folder",
+    "remove_leftovers",
+    "require_regular",
+    "tensors_digest",
+    "whole_file",
+    "write_tensors",
+]
 
 LOCK = ".lock"
 
@@ -79,6 +87,12 @@ def lock_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def ignores_case(folder: Path) -> bool:
+    """Whether the file system takes names that differ in case alone for one, as found out by ``folder/.lock``."""
+    (folder / LOCK).touch()
+    return (folder / LOCK.upper()).exists()
 
 
 def _held_by(descriptor: int) -> str:

@@ -1,6 +1,7 @@
 """``crt segment``: masks of many photos without labels."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -74,12 +75,25 @@ def test_each_photo_gets_its_mask_and_a_picture(tmp_path, photos, tiny):
 def test_the_command_lists_failures_and_does_the_rest(tmp_path, photos, tiny):
     tiny.save_pretrained(tmp_path / "model")
     (photos / "broken.jpg").write_bytes(b"no photo")
+    os.mkfifo(photos / "pipe.png")
     done = run(tmp_path, photos, "--scales", "1")
-    assert done.exit_code == 2 and "broken.jpg" in done.output
-    assert f"{COUNT} masks written, 0 already there, 1 failed" in done.output
+    assert done.exit_code == 2 and "broken.jpg" in done.output and "named pipe" in done.output
+    assert f"{COUNT} masks written, 0 already there, 2 failed" in done.output
     assert len((tmp_path / "out/manifest.jsonl").read_text().splitlines()) == COUNT
     done = run(tmp_path, photos, "--scales", "1")
-    assert f"0 masks written, {COUNT} already there, 1 failed" in done.output
+    assert f"0 masks written, {COUNT} already there, 2 failed" in done.output
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_names_that_differ_in_case_alone(tmp_path, photos, monkeypatch, ignored):
+    """Where the file system takes them for one, the second fails and the first keeps its mask."""
+    (photos / "set0/0.PNG").write_bytes((photos / "set0/0.png").read_bytes())
+    (photos / "set1/b.png").write_bytes((photos / "set0/0.png").read_bytes())
+    (photos / "set1/B.png").write_bytes((photos / "set0/2.png").read_bytes())
+    monkeypatch.setattr(crt.jobs.job, "ignores_case", lambda folder: ignored)
+    report = segment_folder(Bright(), list_photos([photos]), tmp_path / "out")
+    assert report.written == COUNT + (1 if ignored else 3)
+    assert [reason.split(" would")[0] for _, reason in report.failed] == ["its mask"] * (2 if ignored else 0)
 
 
 def test_a_network_that_predicts_masks_itself(tmp_path, photos):

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from crt._files import require_regular
+
 __all__ = ["Entry", "Stamp", "name_in", "parse_line"]
 
 
@@ -19,8 +21,12 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> "Stamp":
-        """Reads the whole file."""
-        with open(path, "rb") as file:
+        """Reads the whole file.
+
+        Raises:
+            OSError: it is not a regular file, or cannot be read.
+        """
+        with open(require_regular(path), "rb") as file:
             status = os.fstat(file.fileno())
             digest = hashlib.sha256()
             while block := file.read(1 << 20):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from crt import __version__
-from crt._files import lock_folder, remove_leftovers, whole_file
+from crt._files import ignores_case, lock_folder, remove_leftovers, whole_file
 from crt.data import ImageDataset, Sample
 from crt.images import image_size, open_image
 from crt.jobs.entry import Entry, Stamp
@@ -127,7 +127,7 @@ class _Job:
         self.waiting: deque[_Opened] = deque()
         self.written = self.skipped = self.in_a_row = 0
         self.failed: list[tuple[str, str]] = []
-        self.doubles = _doubles(photos.samples, maker.endings)
+        self.doubles = _doubles(photos.samples, maker.endings, ignores_case(manifest.folder))
         self.broken: Exception | None = None  # why no more work can be had
 
     def run(self, share: Iterable[int], world: int, progress: Progress) -> JobReport:
@@ -254,10 +254,14 @@ def _claimed(claim: Callable[[], int], count: int) -> Iterator[int]:
         yield from range(first, min(first + CHUNK, count))
 
 
-def _doubles(photos: Sequence[Sample], endings: Sequence[str]) -> dict[int, Path]:
-    """The numbers of photos whose results would have a name of an earlier photo's, with the earlier one's file."""
+def _doubles(photos: Sequence[Sample], endings: Sequence[str], folded: bool) -> dict[int, Path]:
+    """The numbers of photos whose results would have a name of an earlier photo's, with the earlier one's file.
+
+    Where ``folded``, names that differ in case alone are one.
+    """
     numbers: dict[str, int] = {}
-    firsts = (numbers.setdefault(photo.name, number) for number, photo in enumerate(photos))
+    names = (photo.name.casefold() if folded else photo.name for photo in photos)
+    firsts = (numbers.setdefault(name, number) for number, name in enumerate(names))
     pairs = [(number, first) for number, first in enumerate(firsts) if first < number]
     # With .mask.png and .png, a photo "x.mask" has a picture where "x" has its mask.
     middles = [a.removesuffix(b) for a in endings for b in endings if a != b and a.endswith(b)]
