@@ -24,7 +24,8 @@ from crt.masks import load_mask
 from crt.metrics.mask_iou import confusion_matrix, mean_iou
 from crt.metrics.multilabel_ap import average_precision
 from crt.models import CRT
-from crt.train import RECIPES, FeatureCache, train_frozen
+from crt.train import RECIPES, train_frozen
+from crt.train.features import FeatureCache
 from crt.train.margins import posterior
 from crt.train.objectness import Linear
 
