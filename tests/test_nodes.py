@@ -163,8 +163,7 @@ def test_a_node_that_dies_ends_the_job_and_the_same_command_resumes(place, launc
     assert code and time.monotonic() - killed < 100, nodes.log()
     assert ("no sign of life" if node else "has ended") in nodes.log()
     assert "the same command goes on from there" in nodes.log()
-    made = len(masks_in(place / "masks"))
-    assert 3 < made < COUNT
+    assert len(masks_in(place / "masks")) > 3  # and all, if the dead node had claimed none
     nodes = launch(*pseudo("masks"))
     assert nodes.wait() == [0, 0], nodes.log()
     lines = [json.loads(line)["file"] for line in (place / "masks/manifest.jsonl").read_text().splitlines()]
