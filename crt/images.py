@@ -5,7 +5,9 @@
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeAlias, Union
 
 import numpy as np
@@ -21,6 +23,7 @@ __all__ = [
     "FORMATS",
     "ImageLike",
     "ImagesLike",
+    "check_pixels",
     "denormalize",
     "image_size",
     "normalize",
@@ -66,14 +69,21 @@ def open_image(path: str | os.PathLike[str], *, max_side: int | None = None) -> 
     Raises:
         FileNotFoundError: there is no such file.
         OSError: not a regular file, not one of the formats, broken, empty, or so large that it is refused (Pillow's
-            ``Image.MAX_IMAGE_PIXELS``, twice); the message names the file.
+            ``Image.MAX_IMAGE_PIXELS``, twice; ``check_pixels``); the message names the file.
     """
     file, name = require_regular(path), printable(path)
+    with _reading(name), Image.open(file, formats=FORMATS) as image:
+        check_pixels(image, file)
+        if max_side is not None:
+            image.draft("RGB", (max_side, max_side))  # a large JPEG is decoded at a fraction of its size
+        return _from_pil(image, max_side)
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """OSError that names the file, whatever goes wrong inside."""
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            if max_side is not None:
-                image.draft("RGB", (max_side, max_side))  # a large JPEG is decoded at a fraction of its size
-            return _from_pil(image, max_side)
+        yield
     except FileNotFoundError:
         raise
     except Image.UnidentifiedImageError:
@@ -85,6 +95,13 @@ def open_image(path: str | os.PathLike[str], *, max_side: int | None = None) -> 
         raise OSError(f"{name} cannot be read as a photo: {printable(reason, 300)}") from error
 
 
+def check_pixels(image: Image.Image, file: Path) -> None:
+    """ValueError if an image that is not decoded yet has far more pixels than its file can tell of (10 000 a byte)."""
+    pixels, held = image.width * image.height, file.stat().st_size
+    if pixels > max(10_000_000, 10_000 * held):
+        raise ValueError(f"it claims {image.width} x {image.height} pixels in {held} bytes.")
+
+
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(H, W) of what ``open_image`` reads without ``max_side``; only the head of the file is read.
 
@@ -92,16 +109,9 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         FileNotFoundError, OSError: as for ``open_image``.
     """
     file, name = require_regular(path), printable(path)
-    try:
-        with Image.open(file, formats=FORMATS) as image:
-            turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except FileNotFoundError:
-        raise
-    except Image.UnidentifiedImageError:
-        raise OSError(f"{name} cannot be read as a photo: it is not one of {', '.join(FORMATS)}.") from None
-    except Exception as error:  # Pillow's decoders raise whatever they stumble over
-        raise OSError(f"{name} cannot be read as a photo: {printable(error, 300)}") from error
+    with _reading(name), Image.open(file, formats=FORMATS) as image:
+        turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def to_tensors(images: ImagesLike, *, device: torch.device | None = None, max_side: int | None = None) -> list[Tensor]:

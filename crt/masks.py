@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crt._files import require_regular
 from crt._messages import printable
-from crt.images import FORMATS
+from crt.images import FORMATS, check_pixels
 
 __all__ = ["load_mask", "palette", "resize_mask", "save_mask"]
 
@@ -72,10 +72,12 @@ def load_mask(path: str | os.PathLike[str]) -> np.ndarray:
     """
     name = printable(path)
     try:
-        with Image.open(require_regular(path), formats=FORMATS) as image:
+        file = require_regular(path)
+        with Image.open(file, formats=FORMATS) as image:
+            check_pixels(image, file)
             kind, mode = image.format, image.mode
             stored = str(image.tile[0][3]) if image.tile else mode  # grey of fewer than 8 bits is "L;4", say
-            values = np.array(image)
+            values = np.array(image) if kind == "PNG" else np.empty(0)
     except FileNotFoundError:
         raise
     except Image.UnidentifiedImageError:

@@ -131,6 +131,18 @@ def test_large_images_are_shrunk_when_read(tmp_path, kind, orientation):
     assert torch.equal(open_image(tmp_path / "photo", max_side=600), whole)
 
 
+def test_a_small_file_of_very_many_pixels_is_refused_unread(tmp_path):
+    """A TIFF of a few pixels whose head claims 143 million of them."""
+    Image.new("RGB", (24, 30)).save(tmp_path / "photo.tif")
+    data = (tmp_path / "photo.tif").read_bytes()
+    height = b"\x01\x01\x04\x00\x01\x00\x00\x00"
+    assert data.count(height + b"\x1e\x00\x00\x00") == 1
+    (tmp_path / "photo.tif").write_bytes(data.replace(height + b"\x1e\x00\x00\x00", height + b"\x1e\x00\x5b\x00"))
+    for read in (open_image, load_mask):
+        with pytest.raises((OSError, ValueError), match="claims 24 x 5963806 pixels in"):
+            read(tmp_path / "photo.tif")
+
+
 def test_normalize_and_its_inverse():
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
     x = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
