@@ -45,15 +45,9 @@ _HIGHEST_NORMALIZED = 30.0
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _UNIT = (-0.01, 1.01)  # [0, 1], and what resizing adds to it
 _ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 change width and height
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_TURNS = dict(
+    enumerate("FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split(), 2)
+)
 
 
 def open_image(path: str | os.PathLike[str], *, max_side: int | None = None) -> Tensor:
@@ -291,7 +285,7 @@ def _from_pil(image: Image.Image, max_side: int | None = None) -> Tensor:
     if image.mode != "RGB":
         image = image.convert("RGB")
     if turn is not None:
-        image = image.transpose(turn)
+        image = image.transpose(Image.Transpose[turn])
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
