@@ -45,9 +45,7 @@ _HIGHEST_NORMALIZED = 30.0
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _UNIT = (-0.01, 1.01)  # [0, 1], and what resizing adds to it
 _ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 change width and height
-_TURNS = dict(
-    enumerate("FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split(), 2)
-)
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF's orientation -> Pillow's ``Transpose``
 
 
 def open_image(path: str | os.PathLike[str], *, max_side: int | None = None) -> Tensor:
@@ -285,7 +283,7 @@ def _from_pil(image: Image.Image, max_side: int | None = None) -> Tensor:
     if image.mode != "RGB":
         image = image.convert("RGB")
     if turn is not None:
-        image = image.transpose(Image.Transpose[turn])
+        image = image.transpose(Image.Transpose(turn))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
