@@ -19,6 +19,7 @@ from crt._files import lock_folder
 from crt.cam import CAMExtractor
 from crt.data import ImageDataset
 from crt.jobs.entry import Entry, Stamp
+from crt.jobs.fingerprint import autocast_of
 from crt.jobs.manifest import Manifest
 from crt.jobs.peers import Peers
 from crt.masks import load_mask
@@ -281,3 +282,10 @@ def test_the_index_of_a_manifest_is_small_and_finds_each_line(tmp_path):
     assert [json.loads(line)["file"] for line in lines[:8]] == ["0", "1", "2", "3", "4", "5", "6", "8"] and len(
         lines
     ) == 53
+
+
+def test_settings_name_the_precision_of_autocast():
+    cpu = torch.device("cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert autocast_of(cpu) == "bfloat16"
+    assert autocast_of(cpu) is None

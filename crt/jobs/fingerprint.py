@@ -140,5 +140,6 @@ def _name_of(kind: type) -> str:
 
 def autocast_of(device: torch.device) -> str | None:
     """The dtype that autocast computes in on a device, or None where it is off."""
-    on = torch.is_autocast_enabled(device.type)
-    return str(torch.get_autocast_dtype(device.type)).removeprefix("torch.") if on else None
+    one = torch.ones(1, 1, device=device, dtype=torch.float32)
+    computed = (one @ one).dtype  # torch before 2.4 does not say it of any device
+    return None if computed == torch.float32 else str(computed).removeprefix("torch.")
