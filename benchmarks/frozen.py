@@ -1,10 +1,11 @@
-"""What each part of the recipe `s16-voc9k` does: heads on a frozen ViT-S, trained on a third of the photos.
+"""What each part of the recipe `s16-voc9k` does: heads on a frozen ViT-S.
 
 python benchmarks/frozen.py --voc VOC2012 --vit vit_small_patch14_dinov2.da2.fp16.safetensors --out runs
 
-A row is a change of the recipe.  The features are computed once for each backbone and scale, so most rows take a few
-minutes on two cores.  Measured on features, too: the probabilities of the patches of ``--list``, spread and enlarged to
-the masks' size, with the photo's own labels and with none; one record a row.
+A row is a change of the recipe.  The features are computed once for each backbone and scale, and steps that a change
+does not concern are kept, so most rows take a few minutes on two cores.  Measured on features, too: the probabilities
+of the patches of ``--list``, spread and enlarged to the masks' size, with the photo's own labels and with none; one
+record a row.
 """
 
 import dataclasses
@@ -70,7 +71,8 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for features and runs.")],
     rows: Annotated[str, typer.Option(help="Rows, separated by commas.")] = ",".join(ROWS),
     list_: Annotated[str, typer.Option("--list", help="The list that is measured.")] = "train_allclass",
-    every: Annotated[int, typer.Option(help="Train on every n-th photo of `cls_train`.")] = 3,
+    every: Annotated[int, typer.Option(help="Train on every n-th photo of `cls_train`.")] = 1,
+    suffix: Annotated[str, typer.Option(help="Ending of the records' names, before .json.")] = "",
     records: Annotated[Path, typer.Option(help="Folder for the records.")] = RECORDS,
     again: Again = False,
 ) -> None:
@@ -78,7 +80,7 @@ def main(
     photos = ImageDataset(photos.samples[::every], photos.class_names)
     measured = ImageDataset.from_voc(voc, list_, masks=True)
     for name in rows.split(","):
-        row, path = ROWS[name], records / f"frozen_{name}.json"
+        row, path = ROWS[name], records / f"frozen_{name}{suffix}.json"
         if is_done(path, again=again):
             continue
         recipe = dataclasses.replace(RECIPES["s16-voc9k"], **row.changes)

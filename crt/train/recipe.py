@@ -241,7 +241,7 @@ RECIPES: dict[str, Settings] = {
         _PAPER, num_passes=0, cnn="resnet50", single_label=True, batch_size=64, crop=224, long_side=(256, 256)
     ),
     "segment": SegmentRecipe(),
-    "t16-voc9k-segment": SegmentRecipe(epochs=3, crop=256, area=(0.25, 1.0), ema=0.99),
+    "t16-voc9k-segment": SegmentRecipe(epochs=2, crop=256, area=(0.25, 1.0), clamp_from=None, ema=0.99),
     "segment-deeplab": SegmentRecipe(arch="deeplabv3plus", lr=3e-4, head_factor=3.0),
     "irn-lite0-voc9k": RefineRecipe(),
     "irn-paper": RefineRecipe(
