@@ -142,6 +142,24 @@ def tradeoff() -> str:
     return markdown(names, rows)
 
 
+def seen_whole() -> str:
+    """A row a setting of `tradeoff.py` with the S/16 model, the fastest first."""
+    found = sorted(records("tradeoff_s16_*.json"), key=lambda r: -r["photos_per_second"])
+    rows = [
+        [
+            r["label"] if preset_of(r["extractor"]) is None else f"**`{preset_of(r['extractor'])}`**: {r['label']}",
+            f"{r['photos_per_second']:.3g}",
+            f"{100 * r['miou_at_default']:.1f}",
+        ]
+        for r in found
+    ]
+    if not found:
+        return MISSING
+    one = found[0]
+    note = f"`{one['list']}`, one photo in {one['every']} ({one['photos']}), float32. {machine(one)}."
+    return markdown(["how photos are seen", "photos/s", "seed mIoU, model's threshold"], rows) + f"\n\n{note}"
+
+
 def rounding() -> str:
     """Settings that `tradeoff.py` measured in bfloat16 and in float32."""
     both = {(r["setting"], r["bf16"]): r for r in records("tradeoff_*.json")}

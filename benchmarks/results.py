@@ -15,6 +15,7 @@ from _speed import (
     pipeline,
     random_walk,
     rounding,
+    seen_whole,
     shares,
     starting,
     threshold_curve,
@@ -93,6 +94,35 @@ def ablation() -> str:
     lists = [f"seed mIoU, `{name}`" for name in LISTS]
     columns = ["passes", "CNN branch", "coupling", "tiles", *lists, "threshold", "mAP, `val_animals`"]
     return markdown(columns, rows)
+
+
+def frozen() -> str:
+    """A row a record of benchmarks/frozen.py, the recipe first; the number in brackets is the difference to it."""
+    found = {r["row"]: r for r in records("frozen_*.json")}
+    if "recipe" not in found:
+        return MISSING
+    base = found["recipe"]
+    rows = []
+    for r in [base, *(r for name, r in found.items() if name != "recipe")]:
+        own, gains = r["miou"], {way: 100 * (r["miou"][way] - base["miou"][way]) for way in r["miou"]}
+        scores = [percent(own[way]) + ("" if r is base else f" ({gains[way]:+.1f})") for way in ("seed", "segment")]
+        rows.append((r["title"], *scores))
+    note = f"`{base['list']}`, {base['photos']} photos; trained on {base['photos_trained']}."
+    return markdown(("row", "labels known", "no labels"), rows) + f"\n\n{note}"
+
+
+def segment_stage() -> str:
+    """A row a record of benchmarks/segment_stage.py, the recipe first."""
+    found = {r["row"]: r for r in records("segment_stage_*.json")}
+    if "recipe" not in found:
+        return MISSING
+    base = found["recipe"]
+    rows = [
+        (r["title"], percent(r["miou"]) + ("" if r is base else f" ({100 * (r['miou'] - base['miou']):+.1f})"))
+        for r in [base, *(r for name, r in found.items() if name != "recipe")]
+    ]
+    note = f"`{base['list']}`, {base['photos']} photos; each run saw {base['photos_trained']} photos once."
+    return markdown(("row", "mIoU without labels"), rows) + f"\n\n{note}"
 
 
 def refiners() -> str:
@@ -177,6 +207,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "masks": masks,
     "seeds": seeds,
     "ablation": ablation,
+    "frozen": frozen,
+    "segment_stage": segment_stage,
     "refiners": refiners,
     "errors": errors,
     "random_walk": random_walk,
@@ -191,6 +223,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "starting": starting,
     "tradeoff": tradeoff,
     "rounding": rounding,
+    "seen_whole": seen_whole,
 }
 
 

@@ -17,12 +17,12 @@ from crt.data import ImageDataset
 from crt.evaluate import measure_segmentation
 from crt.train import build_segmenter, make_recipe, train_segment
 
-ROWS: dict[str, dict[str, Any]] = {
-    "recipe": {},
-    "no_clamp": {"clamp_from": None},
-    "no_ema": {"ema": 0.0},
-    "no_jitter": {"jitter": 0.0},
-    "one_scale": {"area": (1.0, 1.0)},
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "recipe": ("the recipe `segment`", {}),
+    "clamp": ("with WeakTr's clamp on noisy pixels", {"clamp_from": 1.2}),
+    "no_ema": ("the last weights, not their moving average", {"ema": 0.0}),
+    "no_jitter": ("colors as they are", {"jitter": 0.0}),
+    "one_scale": ("crops of one scale", {"area": (1.0, 1.0)}),
 }
 
 
@@ -44,10 +44,10 @@ def main(
     dataset = ImageDataset(chosen, every.class_names).with_masks(masks)
     measured = ImageDataset.from_voc(voc, list_, masks=True)
     for name in rows.split(","):
-        path = records / f"segment_stage_{name}.json"
+        path, (title, changes) = records / f"segment_stage_{name}.json", ROWS[name]
         if is_done(path, again=again):
             continue
-        recipe = make_recipe("segment", {"epochs": epochs, "crop": crop, "warmup": 20, **ROWS[name]})
+        recipe = make_recipe("segment", {"epochs": epochs, "crop": crop, "warmup": 20, "ema": 0.99, **changes})
         start_model = build_segmenter(recipe, dataset.class_names, start=start)
         segment = train_segment(start_model, dataset, out / name, recipe, progress=_bar).segment
         report = measure_segmentation(lambda image, segment=segment: segment(image)[0], measured, progress=show)
@@ -55,6 +55,7 @@ def main(
             path,
             "segmentation stage",
             row=name,
+            title=title,
             start=start.name,
             photos_trained=len(dataset),
             list=list_,

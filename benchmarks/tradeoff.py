@@ -2,6 +2,7 @@
 
 python benchmarks/tradeoff.py --voc VOC2012                     # measures what has no record yet, then draws the plot
 python benchmarks/tradeoff.py --voc VOC2012 --settings one_apart --float32
+python benchmarks/tradeoff.py --voc VOC2012 --model crt_vit_s16 --settings whole,fast --every 3 --float32
 python benchmarks/tradeoff.py                                   # draws docs/tradeoff.png from the records alone
 
 One record a setting, docs/records/tradeoff_NAME.json.  mIoU is given at the setting's own best background threshold on
@@ -61,16 +62,18 @@ SETTINGS = {
     "wide_apart": Setting("scales 0.5, 1.25, no overlap", {"scales": (0.5, 1.25), "stride": 224}),
     "three_no_flip": Setting("scales 0.5, 1, 1.5, no mirror", {"scales": (0.5, 1.0, 1.5), "flip": False}),
     "one_tile": Setting("whole photo in one tile of 224", {"scales": (1.0,), "max_side": 224}),
-    "whole": Setting(
-        "whole photo in one tile of 512", {"scales": (1.0,), "max_side": 512}, {"tile": 512, "stride": 512}
-    ),
+    "fast": Setting("tiles at four scales", PRESETS["fast"]),
+    "whole": Setting("the photo at once", PRESETS["whole"]),
+    "whole_mirror": Setting("the photo at once, with mirror", {**PRESETS["whole"], "flip": True}),
+    "whole_two": Setting("the photo at once, scales 1 and 1.5", {**PRESETS["whole"], "scales": (1.0, 1.5)}),
     "one_pass": Setting("7 scales, 1 pass", PRESETS["paper"], {"num_passes": 1}),
 }
 DEFAULT = "paper,balanced,three_apart,three_fit,four_fit,five_bare,two,two_apart,one_apart,one_tile"
 
 
-def path_of(name: str, float32: bool, records: Path) -> Path:
-    return records / f"tradeoff_{name}{'_float32' if float32 else ''}.json"
+def path_of(name: str, model: str, float32: bool, records: Path) -> Path:
+    own = "" if model == "crt_vit_t16" else f"{model.removeprefix('crt_vit_').replace('.', '_')}_"
+    return records / f"tradeoff_{own}{name}{'_float32' if float32 else ''}.json"
 
 
 def results(extractor: CAMExtractor, data: ImageDataset, device: str) -> Iterator[tuple[Any, Any, float]]:
@@ -154,6 +157,7 @@ def main(
     split: Annotated[str, typer.Option("--list", help="Its list.")] = "train_allclass",
     model: Annotated[str, typer.Option(help="A name of `crt models --pretrained`.")] = "crt_vit_t16",
     settings: Annotated[str, typer.Option(help=f"Of {', '.join(SETTINGS)}; separated by commas.")] = DEFAULT,
+    every: Annotated[int, typer.Option(help="Measure every n-th photo of the list.")] = 1,
     float32: Annotated[bool, typer.Option("--float32", help="In place of bfloat16; records of their own.")] = False,
     batch_size: int = 16,
     device: str = "cpu",
@@ -164,12 +168,18 @@ def main(
     if unknown := [name for name in names if name not in SETTINGS]:
         raise typer.BadParameter(f"unknown settings {unknown}; there are {', '.join(SETTINGS)}.")
     for name in names:
-        file = path_of(name, float32, records)
+        file = path_of(name, model, float32, records)
         if file.exists():
             print(f"{file} is there")
             continue
         data = ImageDataset.from_voc(voc, split, masks=True)
-        row = {"root": voc.name, "list": split, **measure(name, model, data, device, float32, batch_size)}
+        data = ImageDataset(data.samples[::every], data.class_names)
+        row = {
+            "root": voc.name,
+            "list": split,
+            "every": every,
+            **measure(name, model, data, device, float32, batch_size),
+        }
         write_record(file, **row)
         print(
             f"{name}: mIoU {100 * row['miou']:.2f} at {row['threshold']:.2f} (best), "

@@ -148,7 +148,7 @@ class SegmentRecipe(Recipe):
     arch: str = "crt"
     model: str = "crt_vit_t16"
     encoder: str = "tu-tf_efficientnet_lite2"
-    clamp_from: float | None = 1.2
+    clamp_from: float | None = None
     clamp_window: int = 120
     ema: float = 0.999
 
@@ -241,7 +241,7 @@ RECIPES: dict[str, Settings] = {
         _PAPER, num_passes=0, cnn="resnet50", single_label=True, batch_size=64, crop=224, long_side=(256, 256)
     ),
     "segment": SegmentRecipe(),
-    "t16-voc9k-segment": SegmentRecipe(epochs=2, crop=256, area=(0.25, 1.0), clamp_from=None, ema=0.99),
+    "t16-voc9k-segment": SegmentRecipe(epochs=2, crop=256, area=(0.25, 1.0), ema=0.99),
     "segment-deeplab": SegmentRecipe(arch="deeplabv3plus", lr=3e-4, head_factor=3.0),
     "irn-lite0-voc9k": RefineRecipe(),
     "irn-paper": RefineRecipe(
