@@ -62,8 +62,8 @@ def main(
             photos=len(measured),
             threshold_rule="none: the likeliest class",
             recipe=dataclasses.asdict(recipe),
-            miou=round(float(report.masks.compute()), 6),
-            boundary_iou=round(float(report.boundaries.compute()), 6),
+            miou=round(float(report.masks.compute()["miou"]), 6),
+            boundary_iou=round(float(report.boundaries.compute()["miou"]), 6),
         )
 
 
