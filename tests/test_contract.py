@@ -81,6 +81,11 @@ def test_timm_reads_its_data_config(model):
     torch.testing.assert_close(torch.tensor(config["std"]), model.std.flatten())
 
 
+# torch 2.2 cannot trace properties of named tuples, nor what segmentation_models_pytorch asks of the compiler.
+compilers = pytest.mark.skipif(torch.__version__.startswith("2.2."), reason="not on torch 2.2")
+
+
+@compilers
 def test_export_and_compile(model):
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
@@ -147,6 +152,7 @@ class _Outputs(torch.nn.Module):
         return outputs(self.network, x)
 
 
+@compilers
 def test_export_of_networks(network):
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
