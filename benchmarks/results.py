@@ -60,7 +60,7 @@ def seeds() -> str:
     return markdown((*columns, "best on the list itself"), rows)
 
 
-def masks() -> str:
+def masks(pattern: str = "ways_*.json") -> str:
     """A row a record of benchmarks/masks.py."""
     ways = {"seed": "seed", "seed_refined": "refined", "segment": "no labels", "segment_refined": "no labels, refined"}
     rows = [
@@ -71,7 +71,7 @@ def masks() -> str:
             *(f"**{percent(r['miou'][way])}**" for way in ways),
             "-" if r["map"] is None else percent(r["map"]),
         )
-        for r in sorted(records("ways_*.json"), key=lambda r: (r["model"], list(LISTS).index(r["list"])))
+        for r in sorted(records(pattern), key=lambda r: (r["model"], list(LISTS).index(r["list"])))
     ]
     return markdown(("model", "list (photos)", "seen", *ways.values(), "mAP"), rows)
 
@@ -208,6 +208,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "seeds": seeds,
     "ablation": ablation,
     "frozen": frozen,
+    "trial": lambda: masks("trial_*.json"),
     "segment_stage": segment_stage,
     "refiners": refiners,
     "errors": errors,
