@@ -49,14 +49,14 @@ class Row:
 
 
 ROWS = {
-    "recipe": Row("the recipe"),
+    "recipe": Row("the recipe: no mask is used"),
+    "tuned": Row("masks of `train` choose the margins (the bundled weights)", {"margins": "tuned"}),
     "seed1": Row("another seed", seed=1),
     "no_objectness": Row("first maps without objectness", {"object_floor": 1.0}),
     "no_rounds": Row("no rounds after the first labels", {"rounds": 0}),
     "one_round": Row("one round", {"rounds": 1}),
     "three_rounds": Row("three rounds", {"rounds": 3}),
-    "tuned_last": Row("masks choose the margins of the result alone", {"margins": "tuned-last"}),
-    "no_masks": Row("margins without any mask", {"margins": "otsu"}),
+    "tuned_last": Row("masks of `train` choose the margins of the result alone", {"margins": "tuned-last"}),
     "no_spread": Row("probabilities not spread", {"spread": 0.0}),
     "spread4": Row("spread by the 4th power", {"spread": 4.0}),
     "spread16": Row("spread by the 16th power", {"spread": 16.0}),

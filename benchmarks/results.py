@@ -111,20 +111,6 @@ def frozen() -> str:
     return markdown(("row", "labels known", "no labels"), rows) + f"\n\n{note}"
 
 
-def segment_stage() -> str:
-    """A row a record of benchmarks/segment_stage.py, the recipe first."""
-    found = {r["row"]: r for r in records("segment_stage_*.json")}
-    if "recipe" not in found:
-        return MISSING
-    base = found["recipe"]
-    rows = [
-        (r["title"], percent(r["miou"]) + ("" if r is base else f" ({100 * (r['miou'] - base['miou']):+.1f})"))
-        for r in [base, *(r for name, r in found.items() if name != "recipe")]
-    ]
-    note = f"`{base['list']}`, {base['photos']} photos; each run saw {base['photos_trained']} photos once."
-    return markdown(("row", "mIoU without labels"), rows) + f"\n\n{note}"
-
-
 def refiners() -> str:
     """A row a refiner: its records of benchmarks/refiners.py, one a list, against those of the seeds."""
     found: dict[str, dict[str, dict]] = {}
@@ -209,7 +195,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "frozen": frozen,
     "trial": lambda: masks("trial_*.json"),
-    "segment_stage": segment_stage,
     "refiners": refiners,
     "errors": errors,
     "random_walk": random_walk,
