@@ -1,4 +1,4 @@
-"""What options become: a device, a model, how images are seen, class names."""
+"""What options become: a device, a model, how images are seen, class names; and how a job of masks ends."""
 
 import os
 import re
@@ -7,13 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from crt.cli.options import Seen
+from crt.cli.screen import complain, say
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from crt.cam import CAMExtractor
+    from crt.jobs.job import JobReport
+    from crt.jobs.peers import Peers
     from crt.models import CRT
 
 __all__ = [
@@ -21,6 +26,7 @@ __all__ = [
     "class_list",
     "factors",
     "find_device",
+    "finish_job",
     "load_model",
     "load_refiner",
     "make_extractor",
@@ -131,3 +137,14 @@ def factors(text: str, option: str = "--scales") -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"{option} {text!r}: expected numbers separated by commas, like 0.5,1.") from None
+
+
+def finish_job(peers: "Peers", report: "JobReport", output: Path, *, refused: int = 0) -> None:
+    """Lists what failed, waits for the other processes, and says what all of them did; ``refused`` failed before."""
+    for file, reason in report.failed:
+        complain(f"{file}: {reason}")
+    written, skipped, failed = peers.finish((report.written, report.skipped, len(report.failed) + refused))
+    if peers.rank == 0:
+        say(f"{written} masks written, {skipped} already there, {failed} failed -> {output}")
+    if failed:
+        raise typer.Exit(2)

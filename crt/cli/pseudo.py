@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crt.cli.common import autocast, factors, find_device, load_model, load_refiner, make_extractor
+from crt.cli.common import autocast, factors, find_device, finish_job, load_model, load_refiner, make_extractor
 from crt.cli.options import DEFAULT_MODEL, Data, Machine, Model, Refine, Seen, grouped
-from crt.cli.screen import complain, progress_bar, say
+from crt.cli.screen import complain, progress_bar
 
 if TYPE_CHECKING:
     from crt.models import CRT
@@ -70,13 +70,7 @@ def pseudo(
             claim=peers.claim if peers.store is not None else None,
             progress=progress_bar,
         )
-    for file, reason in report.failed:
-        complain(f"{file}: {reason}")
-    written, skipped, failed = peers.finish((report.written, report.skipped, len(report.failed) + len(unusable)))
-    if peers.rank == 0:
-        say(f"{written} masks written, {skipped} already there, {failed} failed -> {output}")
-    if failed:
-        raise typer.Exit(2)
+    finish_job(peers, report, output, refused=len(unusable))
 
 
 def _levels(text: str | None, network: "CRT") -> Any:

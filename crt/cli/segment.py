@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crt.cli.common import autocast, factors, find_device, load_model, load_refiner, view_settings
+from crt.cli.common import autocast, factors, find_device, finish_job, load_model, load_refiner, view_settings
 from crt.cli.options import DEFAULT_MODEL, Machine, Model, Refine, Seen, grouped
-from crt.cli.screen import complain, progress_bar, say
+from crt.cli.screen import progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -57,13 +57,7 @@ def segment(
             claim=peers.claim if peers.store is not None else None,
             progress=progress_bar,
         )
-    for file, reason in report.failed:
-        complain(f"{file}: {reason}")
-    written, skipped, failed = peers.finish((report.written, report.skipped, len(report.failed)))
-    if peers.rank == 0:
-        say(f"{written} masks written, {skipped} already there, {failed} failed -> {output}")
-    if failed:
-        raise typer.Exit(2)
+    finish_job(peers, report, output)
 
 
 def make_segmenter(
