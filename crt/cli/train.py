@@ -141,14 +141,13 @@ def train_frozen(
     from crt.data import ImageDataset
     from crt.pipeline import FitRecipe, load_start
 
-    if tune_list is not None and source.voc is None:
-        raise ValueError("--tune-list names a list of --voc.")
-    tuned = ["margins=tuned"] if tune_list is not None else []
-    chosen = train.make_recipe(recipe, [*tuned, *(set_ or [])], stage=train.recipe.FrozenRecipe)
+    truth, changes = None, set_ or []
+    if tune_list is not None:
+        if source.voc is None:
+            raise ValueError("--tune-list names a list of --voc.")
+        truth, changes = ImageDataset.from_voc(source.voc, tune_list, masks=True), ["margins=tuned", *changes]
+    chosen = train.make_recipe(recipe, changes, stage=train.recipe.FrozenRecipe)
     photos = _load(source, output)
-    truth = None
-    if source.voc is not None and tune_list is not None:
-        truth = ImageDataset.from_voc(source.voc, tune_list, masks=True)
     model = load_start(FitRecipe(start=start, seed=seed), photos.class_names, find_device(device))
     train.train_frozen(model, photos, output, chosen, truth=truth, force=force, seed=seed, progress=step_bar)
     _done(photos, output)
