@@ -4,7 +4,7 @@ A script measures what has no record yet, and ends each measurement with ``save`
 list, how the threshold was chosen, the commit, the versions and the machine.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,6 +39,7 @@ __all__ = [
     "per_threshold",
     "save",
     "show",
+    "show_steps",
     "trained",
 ]
 
@@ -114,6 +115,11 @@ def show(items: Iterable[Any], total: int) -> Iterable[Any]:
     return track(items, "photos", total=total)
 
 
+def show_steps(steps: Iterable[Any], first: int, total: int, status: Callable[[], str]) -> Iterable[Any]:
+    """The steps of a training, with a progress bar that begins at ``first``."""
+    return track(steps, status() or "steps", completed=first, total=total)
+
+
 def levels(step: float, count: int) -> list[float]:
     """Thresholds 0.02, 0.02 + step, ..."""
     return [round(0.02 + step * i, 2) for i in range(count)]
@@ -142,5 +148,5 @@ def trained(model: DualBranch, photos: ImageDataset, out: Path, recipe: "CAMReci
         recipe,
         precision="bf16",
         compile=True,
-        progress=lambda steps, first, total, status: track(steps, "steps", completed=first, total=total),
+        progress=show_steps,
     )

@@ -120,15 +120,19 @@ def starting() -> str:
     return markdown(["what", "stage", "seconds"], rows)
 
 
+def _way(record: dict) -> str:
+    """How `tradeoff.py` saw photos: the preset in bold, or the setting's name."""
+    preset = None if record["changes"] else preset_of(record["extractor"])
+    return f"{record['label']} (`{record['setting']}`)" if preset is None else f"**`{preset}`**: {record['label']}"
+
+
 def tradeoff() -> str:
     """A row a setting of `tradeoff.py`, the slowest first."""
     found = sorted((r for r in records("tradeoff_*.json") if r["bf16"]), key=lambda r: r["photos_per_second"])
     paper = next((r["photos_per_second"] for r in found if r["setting"] == "paper"), None)
     rows = [
         [
-            f"{r['label']} (`{r['setting']}`)"
-            if r["changes"] or preset_of(r["extractor"]) is None
-            else f"**`{preset_of(r['extractor'])}`**: {r['label']}",
+            _way(r),
             r["tiles"],
             f"{r['photos_per_second']:.3g}",
             f"{r['photos_per_second'] / paper:.1f}" if paper else "",
@@ -147,7 +151,7 @@ def seen_whole() -> str:
     found = sorted(records("tradeoff_s16_*.json"), key=lambda r: -r["photos_per_second"])
     rows = [
         [
-            r["label"] if preset_of(r["extractor"]) is None else f"**`{preset_of(r['extractor'])}`**: {r['label']}",
+            _way(r),
             f"{r['photos_per_second']:.3g}",
             f"{100 * r['miou_at_default']:.1f}",
         ]

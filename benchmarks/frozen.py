@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from _runner import RECORDS, VOC, Again, is_done, save, show
+from _runner import RECORDS, VOC, Again, is_done, save, show, show_steps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -64,6 +64,11 @@ ROWS = {
     "patch14": Row("patches of 14 pixels, as many of them", {"view_scale": 1.25 * 14 / 16}, patch=14),
 }
 
+BACKBONES: dict[int, dict[str, Any]] = {  # by the side of a patch: as in the bundled model, and as it was pretrained
+    16: {"tile": 592, "stride": 288},
+    14: {"backbone": "vit_small_patch14_dinov2", "tile": 518, "stride": 252},
+}
+
 
 def main(
     voc: VOC,
@@ -83,14 +88,20 @@ def main(
         row, path = ROWS[name], records / f"frozen_{name}{suffix}.json"
         if is_done(path, again=again):
             continue
-        recipe = dataclasses.replace(RECIPES["s16-voc9k"], **row.changes)
-        model = _backbone(vit, row.patch, photos.class_names)
+        truth_scale = row.patch / 16  # as many patches, whatever their side
+        recipe = dataclasses.replace(RECIPES["s16-voc9k"], truth_scale=truth_scale, **row.changes)
+        model = crt.create_model(
+            "crt_vit_s16",
+            class_names=photos.class_names,
+            num_passes=0,
+            attention_power=0.0,
+            backbone_checkpoint=vit,
+            **BACKBONES[row.patch],
+        )
         folder = out / f"{row.patch}_{recipe.view_scale:g}"
         tuned = ImageDataset.from_voc(voc, "train", masks=True) if recipe.margins != "otsu" else None
-        truth_scale = recipe.truth_scale * row.patch / 16
-        recipe = dataclasses.replace(recipe, truth_scale=truth_scale)
-        train_frozen(model, photos, folder, recipe, truth=tuned, seed=row.seed, progress=_bar)
-        cache = FeatureCache(model, measured, out / f"{row.patch}_{list_}", scale=truth_scale, progress=_bar)
+        train_frozen(model, photos, folder, recipe, truth=tuned, seed=row.seed, progress=show_steps)
+        cache = FeatureCache(model, measured, out / f"{row.patch}_{list_}", scale=truth_scale, progress=show_steps)
         save(
             path,
             "heads on frozen features",
@@ -106,17 +117,6 @@ def main(
             recipe=dataclasses.asdict(recipe),
             **_measure(cache, model, measured, recipe.spread),
         )
-
-
-def _backbone(vit: Path, patch: int, class_names: list[str]) -> CRT:
-    """The frozen ViT-S, its patches 16 pixels wide as in ``crt_vit_s16`` or 14 as they were trained."""
-    name = "crt_vit_s16" if patch == 16 else "vit_small_patch14_dinov2"
-    settings: dict[str, Any] = {"class_names": class_names, "num_passes": 0, "attention_power": 0.0}
-    if patch == 16:
-        return crt.create_model(name, tile=592, stride=288, backbone_checkpoint=vit, **settings)
-    model = CRT(name, num_classes=len(class_names), tile=518, stride=252, **settings)
-    model.load_backbone(crt.models.hub.read_checkpoint(vit), str(vit))
-    return model
 
 
 def _measure(cache: FeatureCache, model: CRT, photos: ImageDataset, power: float) -> dict[str, Any]:
@@ -145,10 +145,6 @@ def _measure(cache: FeatureCache, model: CRT, photos: ImageDataset, power: float
         "miou": {way: round(float(mean_iou(found)), 6) for way, found in counts.items()},
         "map": round(float(precision.nanmean()), 6),
     }
-
-
-def _bar(steps: Any, first: int, total: int, status: Callable[[], str]) -> Any:
-    return show(steps, total)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from _runner import RECORDS, VOC, Again, is_done, save, show
+from _runner import RECORDS, VOC, Again, is_done, save, show, show_steps
 
 from crt.data import ImageDataset
 from crt.evaluate import measure_segmentation
@@ -49,7 +49,7 @@ def main(
             continue
         recipe = make_recipe("segment", {"epochs": epochs, "crop": crop, "warmup": 20, "ema": 0.99, **changes})
         start_model = build_segmenter(recipe, dataset.class_names, start=start)
-        segment = train_segment(start_model, dataset, out / name, recipe, progress=_bar).segment
+        segment = train_segment(start_model, dataset, out / name, recipe, progress=show_steps).segment
         report = measure_segmentation(lambda image, segment=segment: segment(image)[0], measured, progress=show)
         save(
             path,
@@ -65,10 +65,6 @@ def main(
             miou=round(float(report.masks.compute()["miou"]), 6),
             boundary_iou=round(float(report.boundaries.compute()["miou"]), 6),
         )
-
-
-def _bar(steps: Any, first: int, total: int, status: Any) -> Any:
-    return show(steps, total)
 
 
 if __name__ == "__main__":
